@@ -1,0 +1,838 @@
+/*
+ * rk_kernel.h -- what a handler of a ring kernel may call.
+ *
+ * The same handler text is compiled as C11 (cpu device) and as CUDA C++ by NVRTC (cuda device);
+ * this header hides the difference and brings nothing else along. kernels/README.md is the guide.
+ *
+ * All threads of a block run a handler together. Calls marked + are made by all of them together
+ * ("together": every thread reaches the call), and every thread gets the same result. A definition
+ * compiled with RK_SINGLE runs in blocks of one thread: indices are constants, barriers vanish and
+ * reductions are the identity, so plain loops vectorise.
+ *
+ * With a grid of several blocks every block runs the message, and only block 0 publishes: in the
+ * others rk_reply, rk_send, rk_forward and rk_log do nothing.
+ */
+#ifndef RK_KERNEL_H
+#define RK_KERNEL_H
+
+#define RK_DEVICE_SIDE 1
+#include "rk_abi.h"
+
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+#define RK_CUDA 1
+#define RK_FN static __device__ __inline__ __attribute__((unused))
+#else
+#include <math.h>
+#include <sched.h>
+#include <string.h>
+#include <time.h>
+#define RK_FN static inline __attribute__((unused))
+#endif
+
+/* ---- a definition: handlers, state ---------------------------------------------------------- */
+
+#if defined(RK_CUDA)
+#define RK_ENTRY_FN    static __device__
+#define RK_ENTRY_CONST static __device__ const
+#else
+#define RK_ENTRY_FN    static
+#define RK_ENTRY_CONST static const
+#endif
+
+/* RK_ON(Type, name) { ... }: the handler of one message type; `name` is a const Type *. */
+#define RK_ON(T, name) RK_ENTRY_FN void rk_on_##T(rk_ctx *ctx, const T *name)
+/* At activation and before termination; at most one each. */
+#define RK_ON_START RK_ENTRY_FN void rk_at_start(rk_ctx *ctx)
+#define RK_ON_STOP  RK_ENTRY_FN void rk_at_stop(rk_ctx *ctx)
+/* RK_EVERY(0.5) { ... }: periodically while active; several are told apart by their lines. */
+#define RK_EVERY(seconds)   RK_EVERY_1(__LINE__)
+#define RK_EVERY_1(line)    RK_EVERY_2(line)
+#define RK_EVERY_2(line)    RK_ENTRY_FN void rk_every_##line(rk_ctx *ctx)
+/* RK_STATE { int64_t total; }; then rk_state *s = rk_get_state(ctx); zeroed at launch. */
+#define RK_STATE                                                                                   \
+    typedef struct rk_state rk_state;                                                              \
+    struct rk_state
+#define rk_get_state(ctx) ((rk_state *)(ctx)->instance->state)
+
+/* ---- indices and loops ---------------------------------------------------------------------- */
+
+#if defined(RK_SINGLE)
+#define rk_thread(ctx)  ((void)(ctx), 0u)
+#define rk_threads(ctx) ((void)(ctx), 1u)
+#else
+#define rk_thread(ctx)  ((ctx)->thread)
+#define rk_threads(ctx) ((ctx)->threads)
+#endif
+#define rk_block(ctx)  ((ctx)->block->index)
+#define rk_blocks(ctx) ((ctx)->instance->blocks)
+
+/* RK_FOR (i, n): i is an int from 0 to n - 1, strided over the threads of the block. */
+#define RK_FOR(i, n)                                                                               \
+    for (int i = (int)rk_thread(ctx), rk_end_##i = (int)(n); i < rk_end_##i;                       \
+         i += (int)rk_threads(ctx))
+
+/* ---- envelope of the message being handled -------------------------------------------------- */
+
+/* In RK_ON_START, RK_ON_STOP and RK_EVERY there is no message: nobody, and priority 128. */
+#define rk_from(ctx)     ((ctx)->message ? (ctx)->message->peer : (rk_pid)0)
+#define rk_priority(ctx) ((ctx)->message ? (int)(ctx)->message->priority : 128)
+#define rk_self(ctx)     ((ctx)->instance->self)
+
+/* ---- words shared with the host and with other threads -------------------------------------- */
+
+#if defined(RK_CUDA)
+
+RK_FN uint32_t rk__load_u32(const uint32_t *word)
+{
+    uint32_t value;
+    asm volatile("ld.acquire.sys.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
+    return value;
+}
+
+RK_FN uint64_t rk__load_u64(const uint64_t *word)
+{
+    uint64_t value;
+    asm volatile("ld.acquire.sys.u64 %0, [%1];" : "=l"(value) : "l"(word) : "memory");
+    return value;
+}
+
+RK_FN void rk__store_u32(uint32_t *word, uint32_t value)
+{
+    asm volatile("st.release.sys.u32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
+}
+
+RK_FN void rk__store_u64(uint64_t *word, uint64_t value)
+{
+    asm volatile("st.release.sys.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
+}
+
+/* Backs off from 32 ns to about 1 us. */
+RK_FN void rk__pause(uint32_t spins)
+{
+    __nanosleep(32u << (spins < 5 ? spins : 5));
+}
+
+RK_FN int64_t rk__device_clock(void)
+{
+    uint64_t now;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+    return (int64_t)now;
+}
+
+#else
+
+RK_FN uint32_t rk__load_u32(const uint32_t *word)
+{
+    return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
+RK_FN uint64_t rk__load_u64(const uint64_t *word)
+{
+    return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
+RK_FN void rk__store_u32(uint32_t *word, uint32_t value)
+{
+    __atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
+
+RK_FN void rk__store_u64(uint64_t *word, uint64_t value)
+{
+    __atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
+
+/* Whoever is waited for may need this very core, so spinning is short. */
+RK_FN void rk__pause(uint32_t spins)
+{
+    if (spins % 64 == 63) {
+        sched_yield();
+        return;
+    }
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+RK_FN int64_t rk__device_clock(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+#endif
+
+/* Nanoseconds on the host's monotonic clock. */
+RK_FN int64_t rk__now_of(const rk_ctx *ctx)
+{
+    const uint64_t *offset = (const uint64_t *)&ctx->block->clock_offset;
+    return rk__device_clock() + (int64_t)rk__load_u64(offset);
+}
+#define rk_now(ctx) rk__now_of(ctx)
+
+/* ---- the block's barrier -------------------------------------------------------------------- */
+
+#if !defined(RK_CUDA)
+
+/*
+ * ctx->barrier on the cpu: one per block. The last thread to arrive opens it by a new `sense`.
+ * `full` is called, by thread 0, when the outbox or the arena has no room: on the cpu device the
+ * block's own thread moves its outbox to the mailboxes. NULL: somebody else does.
+ */
+typedef struct rk_barrier {
+    uint32_t count;   /* threads of the block */
+    uint32_t waiting; /* atomic: threads that arrived */
+    uint32_t sense;   /* atomic: times the barrier opened */
+    uint32_t spare;
+    void (*full)(struct rk_block *block);
+} rk_barrier;
+
+RK_FN void rk_barrier_init(rk_barrier *barrier, uint32_t count, void (*full)(struct rk_block *))
+{
+    barrier->count = count;
+    barrier->waiting = 0;
+    barrier->sense = 0;
+    barrier->spare = 0;
+    barrier->full = full;
+}
+
+RK_FN void rk_barrier_wait(rk_barrier *barrier)
+{
+    /* Acquire: with the release store below, by the thread that opened the barrier last time. */
+    uint32_t sense = rk__load_u32(&barrier->sense);
+    /* Release: what this thread wrote before; acquire: what the threads before it wrote. */
+    uint32_t arrived = __atomic_add_fetch(&barrier->waiting, 1, __ATOMIC_ACQ_REL);
+    if (arrived == barrier->count) {
+        __atomic_store_n(&barrier->waiting, 0, __ATOMIC_RELAXED);
+        rk__store_u32(&barrier->sense, sense + 1); /* pairs with the loads of `sense` */
+        return;
+    }
+    for (uint32_t spins = 0; rk__load_u32(&barrier->sense) == sense; spins++) {
+        rk__pause(spins);
+    }
+}
+
+#endif
+
+#if defined(RK_SINGLE)
+#define rk_sync(ctx) ((void)(ctx))
+#elif defined(RK_CUDA)
+#define rk_sync(ctx) ((void)(ctx), __syncthreads())
+#else
+#define rk_sync(ctx) rk_barrier_wait((rk_barrier *)(ctx)->barrier)
+#endif
+
+/* ---- block-shared scratch ------------------------------------------------------------------- */
+
+/*
+ * RK_SHARED(float, tile, [256]): scratch that all threads of a block share, 48 KiB in all; its
+ * contents are undefined when a handler begins. On the cpu an unused constant object per use gives
+ * each its fixed place: the linker lays them out in one section, the offset there is the offset in
+ * the block's scratch, and too much of it is a compile error, as it is in CUDA.
+ */
+#if defined(RK_CUDA)
+#define RK_SHARED(T, name, dims) __shared__ T name dims
+#else
+extern const char __start_rk_shared[] __attribute__((visibility("hidden")));
+#define RK_SHARED(T, name, dims)                                                                   \
+    static const struct {                                                                          \
+        char bytes[sizeof(T dims)];                                                                \
+    } rk_place_##name __attribute__((section("rk_shared"), aligned(16))) = {{0}};                  \
+    __typeof__(&(*(T(*) dims)0)[0]) name =                                                         \
+        (__typeof__(&(*(T(*) dims)0)[0]))(void *)(ctx->block->shared +                             \
+                                                  ((const char *)&rk_place_##name -                \
+                                                   __start_rk_shared))
+#endif
+
+/* ---- reductions over the block -------------------------------------------------------------- */
+
+#define RK__NUMBERS(X)                                                                             \
+    X(int, int)                                                                                    \
+    X(unsigned, uint)                                                                              \
+    X(long, long)                                                                                  \
+    X(unsigned long, ulong)                                                                        \
+    X(long long, llong)                                                                            \
+    X(unsigned long long, ullong)                                                                  \
+    X(float, float)                                                                                \
+    X(double, double)
+
+#define RK__ADD(a, b) ((a) + (b))
+#define RK__MIN(a, b) ((b) < (a) ? (b) : (a))
+#define RK__MAX(a, b) ((a) < (b) ? (b) : (a))
+
+/* C++ tells the versions apart by overloading, C by suffix and _Generic. */
+#if defined(__cplusplus)
+#define RK__NAME(name, suffix) name
+#else
+#define RK__NAME(name, suffix) name##_##suffix
+#endif
+
+#if defined(RK_SINGLE)
+
+#define RK__REDUCE(name, T, suffix, OP)                                                            \
+    RK_FN T RK__NAME(name, suffix)(rk_ctx * ctx, T x)                                              \
+    {                                                                                              \
+        (void)ctx;                                                                                 \
+        return x;                                                                                  \
+    }
+#define RK__SCAN(T, suffix) RK__REDUCE(rk__scan, T, suffix, RK__ADD)
+#define RK__BROADCAST(T, suffix)                                                                   \
+    RK_FN T RK__NAME(rk__broadcast, suffix)(rk_ctx * ctx, T x, uint32_t thread)                    \
+    {                                                                                              \
+        (void)ctx, (void)thread;                                                                   \
+        return x;                                                                                  \
+    }
+
+#else
+
+/* One 8-byte word per thread (cpu) or per warp (cuda), read as the type it was written as. */
+#define RK__WORD(T, word) (*(T *)(void *)(word))
+
+#if defined(RK_CUDA)
+
+RK_FN uint64_t *rk__words(rk_ctx *ctx)
+{
+    __shared__ uint64_t words[32];
+    (void)ctx;
+    return words;
+}
+
+/* The last warp of a block may have fewer lanes than 32; all its lanes call. */
+RK_FN unsigned rk__lanes(const rk_ctx *ctx)
+{
+    unsigned rest = ctx->threads - (ctx->thread & ~31u);
+    return rest < 32 ? rest : 32;
+}
+
+RK_FN unsigned rk__lane_mask(unsigned lanes)
+{
+    return lanes == 32 ? 0xffffffffu : (1u << lanes) - 1;
+}
+
+/* Shuffles inside each warp, then every thread folds the results of all warps in their order. */
+#define RK__REDUCE(name, T, suffix, OP)                                                            \
+    RK_FN T RK__NAME(name, suffix)(rk_ctx * ctx, T x)                                              \
+    {                                                                                              \
+        uint64_t *words = rk__words(ctx);                                                          \
+        unsigned lane = ctx->thread & 31u, lanes = rk__lanes(ctx), warps = (ctx->threads + 31) / 32; \
+        for (unsigned step = 16; step > 0; step /= 2) {                                            \
+            T other = __shfl_down_sync(rk__lane_mask(lanes), x, step);                             \
+            x = lane + step < lanes ? OP(x, other) : x;                                            \
+        }                                                                                          \
+        if (lane == 0) {                                                                           \
+            RK__WORD(T, words + ctx->thread / 32) = x;                                             \
+        }                                                                                          \
+        __syncthreads();                                                                           \
+        T result = RK__WORD(T, words);                                                             \
+        for (unsigned warp = 1; warp < warps; warp++) {                                            \
+            result = OP(result, RK__WORD(T, words + warp));                                        \
+        }                                                                                          \
+        __syncthreads();                                                                           \
+        return result;                                                                             \
+    }
+#define RK__SCAN(T, suffix)                                                                        \
+    RK_FN T RK__NAME(rk__scan, suffix)(rk_ctx * ctx, T x)                                          \
+    {                                                                                              \
+        uint64_t *words = rk__words(ctx);                                                          \
+        unsigned lane = ctx->thread & 31u, lanes = rk__lanes(ctx), warp = ctx->thread / 32;        \
+        for (unsigned step = 1; step < 32; step *= 2) {                                            \
+            T other = __shfl_up_sync(rk__lane_mask(lanes), x, step);                               \
+            x = lane >= step ? x + other : x;                                                      \
+        }                                                                                          \
+        if (lane == lanes - 1) {                                                                   \
+            RK__WORD(T, words + warp) = x;                                                         \
+        }                                                                                          \
+        __syncthreads();                                                                           \
+        T before = 0;                                                                              \
+        for (unsigned i = 0; i < warp; i++) {                                                      \
+            before += RK__WORD(T, words + i);                                                      \
+        }                                                                                          \
+        __syncthreads();                                                                           \
+        return before + x;                                                                         \
+    }
+#define RK__BROADCAST(T, suffix)                                                                   \
+    RK_FN T RK__NAME(rk__broadcast, suffix)(rk_ctx * ctx, T x, uint32_t thread)                    \
+    {                                                                                              \
+        uint64_t *words = rk__words(ctx);                                                          \
+        if (ctx->thread == thread) {                                                               \
+            RK__WORD(T, words) = x;                                                                \
+        }                                                                                          \
+        __syncthreads();                                                                           \
+        T result = RK__WORD(T, words);                                                             \
+        __syncthreads();                                                                           \
+        return result;                                                                             \
+    }
+
+#else
+
+/* Every thread folds the words of the first `count` threads, in their order. The second barrier
+ * keeps a fast thread from writing its next word while a slow one still reads. */
+#define RK__FOLD(name, T, suffix, OP, count)                                                       \
+    RK_FN T RK__NAME(name, suffix)(rk_ctx * ctx, T x)                                              \
+    {                                                                                              \
+        __builtin_memcpy(ctx->reduce + ctx->thread, &x, sizeof x);                                 \
+        rk_sync(ctx);                                                                              \
+        T result, next;                                                                            \
+        __builtin_memcpy(&result, ctx->reduce, sizeof result);                                     \
+        for (uint32_t i = 1; i < (count); i++) {                                                   \
+            __builtin_memcpy(&next, ctx->reduce + i, sizeof next);                                 \
+            result = OP(result, next);                                                             \
+        }                                                                                          \
+        rk_sync(ctx);                                                                              \
+        return result;                                                                             \
+    }
+#define RK__REDUCE(name, T, suffix, OP) RK__FOLD(name, T, suffix, OP, ctx->threads)
+#define RK__SCAN(T, suffix)             RK__FOLD(rk__scan, T, suffix, RK__ADD, ctx->thread + 1)
+#define RK__BROADCAST(T, suffix)                                                                   \
+    RK_FN T RK__NAME(rk__broadcast, suffix)(rk_ctx * ctx, T x, uint32_t thread)                    \
+    {                                                                                              \
+        T result;                                                                                  \
+        __builtin_memcpy(ctx->reduce + ctx->thread, &x, sizeof x);                                 \
+        rk_sync(ctx);                                                                              \
+        __builtin_memcpy(&result, ctx->reduce + thread, sizeof result);                            \
+        rk_sync(ctx);                                                                              \
+        return result;                                                                             \
+    }
+
+#endif
+#endif
+
+#define RK__REDUCTIONS(T, suffix)                                                                  \
+    RK__REDUCE(rk__sum, T, suffix, RK__ADD)                                                        \
+    RK__REDUCE(rk__min, T, suffix, RK__MIN)                                                        \
+    RK__REDUCE(rk__max, T, suffix, RK__MAX)                                                        \
+    RK__SCAN(T, suffix)                                                                            \
+    RK__BROADCAST(T, suffix)
+RK__NUMBERS(RK__REDUCTIONS)
+
+/* Sum, least, greatest of one value per thread +; scan gives the sum over this and the threads
+ * before it (inclusive); broadcast gives thread `from`'s value. Narrow integers count as int. The
+ * order of float additions is fixed for a number of threads, and differs between such numbers. */
+#if defined(__cplusplus)
+#define RK__PICK(name, x) name
+#else
+#define RK__PICK(name, x)                                                                          \
+    _Generic((x) + 0,                                                                              \
+        int: name##_int,                                                                           \
+        unsigned: name##_uint,                                                                     \
+        long: name##_long,                                                                         \
+        unsigned long: name##_ulong,                                                               \
+        long long: name##_llong,                                                                   \
+        unsigned long long: name##_ullong,                                                         \
+        float: name##_float,                                                                       \
+        double: name##_double)
+#endif
+#define rk_block_sum(ctx, x)       RK__PICK(rk__sum, x)(ctx, x)
+#define rk_block_min(ctx, x)       RK__PICK(rk__min, x)(ctx, x)
+#define rk_block_max(ctx, x)       RK__PICK(rk__max, x)(ctx, x)
+#define rk_block_scan(ctx, x)      RK__PICK(rk__scan, x)(ctx, x)
+#define rk_broadcast(ctx, x, from) RK__PICK(rk__broadcast, x)(ctx, x, from)
+/* Whether a condition holds in any, in all threads +; 0 or 1. */
+#define rk_block_any(ctx, condition) rk_block_max(ctx, (condition) ? 1 : 0)
+#define rk_block_all(ctx, condition) rk_block_min(ctx, (condition) ? 1 : 0)
+
+/* ---- publishing: the outbox and its arena --------------------------------------------------- */
+
+enum { RK__ARENA_BORDER = 16, RK__TEXT_MAX = 512 };
+
+/* Only thread 0 of block 0 writes the outbox: it is its single producer. */
+RK_FN bool rk__publishes(const rk_ctx *ctx)
+{
+    return rk_thread(ctx) == 0 && ctx->block->index == 0;
+}
+
+/* One round of waiting until the host has taken something out. */
+#if defined(RK_CUDA)
+RK_FN void rk__wait_for_host(rk_ctx *ctx, uint32_t spins)
+{
+    (void)ctx;
+    rk__pause(spins);
+}
+#else
+RK_FN void rk__wait_for_host(rk_ctx *ctx, uint32_t spins)
+{
+    rk_barrier *barrier = (rk_barrier *)ctx->barrier;
+    if (barrier && barrier->full) {
+        barrier->full(ctx->block);
+    }
+    rk__pause(spins);
+}
+#endif
+
+/* The next slot of the outbox; waits for room. Not visible before rk_outbox_commit. */
+RK_FN rk_slot *rk_outbox_reserve(rk_ctx *ctx)
+{
+    rk_ring *ring = ctx->block->outbox;
+    uint32_t produced = ring->produced; /* no atomic: this thread is its only writer */
+    /* Acquire: with the host's release store of `consumed` after it has read the slot. */
+    for (uint32_t spins = 0; produced + 1 - rk__load_u32(&ring->consumed) >= ring->size; spins++) {
+        rk__wait_for_host(ctx, spins);
+    }
+    return ctx->block->outbox_slots + (produced & ring->mask);
+}
+
+/* Release: the slot and its payload are visible to whoever acquires the new `produced`. */
+RK_FN void rk_outbox_commit(rk_ctx *ctx, rk_slot *slot)
+{
+    rk_ring *ring = ctx->block->outbox;
+    uint32_t produced = ring->produced;
+    slot->stamp = produced + 1;
+    rk__store_u32(&ring->produced, produced + 1);
+}
+
+/*
+ * Room for a payload, whole: one that would wrap goes to the start of the arena and the bytes it
+ * skips count as written. Waits until the host has read enough. Gives the offset; *end is the head
+ * behind it. The arena is twice as large as the largest payload, so skipped bytes and payload fit
+ * together; false: it is not.
+ */
+RK_FN bool rk_arena_reserve(rk_ctx *ctx, uint32_t size, uint64_t *at, uint64_t *end)
+{
+    rk_block *block = ctx->block;
+    uint64_t capacity = block->arena_size, head = block->arena_head;
+    uint64_t room = ((uint64_t)size + RK__ARENA_BORDER - 1) & ~(uint64_t)(RK__ARENA_BORDER - 1);
+    uint64_t offset = head & (capacity - 1);
+    if (room > capacity / 2) {
+        return false;
+    }
+    if (offset + room > capacity) {
+        head += capacity - offset;
+        offset = 0;
+    }
+    /* Acquire: with the host's release store of arena_tail after it has read the payloads. */
+    for (uint32_t spins = 0; head + room - rk__load_u64(&block->arena_tail) > capacity; spins++) {
+        rk__wait_for_host(ctx, spins);
+    }
+    *at = offset;
+    *end = head + room;
+    rk__store_u64(&block->arena_head, head + room); /* for the host's telemetry; pairs with none */
+    return true;
+}
+
+RK_FN void rk__fill_slot(rk_ctx *ctx, rk_slot *slot, int kind, uint32_t type, rk_pid peer,
+                         uint32_t size)
+{
+    slot->kind = (uint8_t)kind;
+    slot->flags = 0;
+    slot->priority = (uint8_t)rk_priority(ctx);
+    slot->type = (uint8_t)type;
+    slot->size = size;
+    slot->token = ctx->message ? ctx->message->token : RK_TOKEN_NONE;
+    slot->peer = peer;
+}
+
+RK_FN uint32_t rk__text_size(const char *text)
+{
+    uint32_t size = 0;
+    while (size < RK__TEXT_MAX && text[size]) {
+        size++;
+    }
+    return size;
+}
+
+/* The text goes to whoever waits for the message, and the actor becomes FAILED with it. */
+RK_FN void rk__fail_now(rk_ctx *ctx, const char *why)
+{
+    uint32_t size = rk__text_size(why);
+    ctx->failed = 1;
+    ctx->open_size = 0;
+    if (!rk__publishes(ctx)) {
+        if (rk_thread(ctx) == 0) { /* the host finds the text in the arena of the failed block */
+            memcpy(ctx->block->arena, why, size);
+            ctx->block->arena[size] = 0;
+        }
+        return;
+    }
+    uint64_t at = 0, end = 0;
+    bool large = size > RK_SLOT_INLINE && rk_arena_reserve(ctx, size, &at, &end);
+    size = large || size < RK_SLOT_INLINE ? size : (uint32_t)RK_SLOT_INLINE;
+    rk_slot *slot = rk_outbox_reserve(ctx);
+    rk__fill_slot(ctx, slot, RK_SLOT_FAIL, 0, 0, size);
+    if (large) {
+        slot->flags = RK_SLOT_REF;
+        slot->payload.words[0] = at;
+        slot->payload.words[1] = end;
+    }
+    memcpy(large ? ctx->block->arena + at : slot->payload.inline_bytes, why, size);
+    rk_outbox_commit(ctx, slot);
+}
+
+/* A payload of two parts (the second may be empty) as one slot, in the arena when it is large. By
+ * all threads; the first one does it. */
+RK_FN void rk__publish(rk_ctx *ctx, int kind, uint32_t type, rk_pid peer, const void *first,
+                       uint32_t first_size, const void *second, uint32_t second_size)
+{
+    uint32_t size = first_size + second_size;
+    uint64_t at = 0, end = 0;
+    if (ctx->failed) {
+        return;
+    }
+    if (ctx->open_size) {
+        rk__fail_now(ctx, "published something between rk_reply_begin and rk_reply_end");
+        return;
+    }
+    if (!rk__publishes(ctx)) {
+        return;
+    }
+    if (size > RK_SLOT_INLINE && !rk_arena_reserve(ctx, size, &at, &end)) {
+        rk__fail_now(ctx, "a payload is larger than half of the outbox arena");
+        return;
+    }
+    rk_slot *slot = rk_outbox_reserve(ctx);
+    uint8_t *payload = slot->payload.inline_bytes;
+    rk__fill_slot(ctx, slot, kind, type, peer, size);
+    if (size > RK_SLOT_INLINE) {
+        slot->flags = RK_SLOT_REF;
+        slot->payload.words[0] = at;
+        slot->payload.words[1] = end;
+        payload = ctx->block->arena + at;
+    }
+    memcpy(payload, first, first_size);
+    if (second_size) {
+        memcpy(payload + first_size, second, second_size);
+    }
+    rk_outbox_commit(ctx, slot);
+}
+
+/* ---- answers and messages ------------------------------------------------------------------- */
+
+RK_FN void rk__reply_with(rk_ctx *ctx, uint32_t type, const void *payload, uint32_t size)
+{
+    if (ctx->message) {
+        ctx->replied = 1;
+        rk__publish(ctx, RK_SLOT_REPLY, type, ctx->message->peer, payload, size, 0, 0);
+    }
+}
+
+RK_FN void rk__forward_to(rk_ctx *ctx, rk_pid peer)
+{
+    if (ctx->message) {
+        ctx->replied = 1;
+        rk__publish(ctx, RK_SLOT_FORWARD, ctx->message->type, peer, 0, 0, 0, 0);
+    }
+}
+
+/* Room for a large answer in the arena, zeroed by all threads. A block that does not publish fills
+ * its own arena, which nobody reads. */
+RK_FN void *rk__reply_open(rk_ctx *ctx, uint32_t type, uint32_t size)
+{
+    unsigned long long at = 0, end = 0;
+    if (ctx->open_size) {
+        rk__fail_now(ctx, "rk_reply_begin twice without rk_reply_end");
+    }
+    if (rk__publishes(ctx) && size <= ctx->block->arena_size / 2) {
+        uint64_t offset = 0, head = 0;
+        rk_arena_reserve(ctx, size, &offset, &head);
+        at = offset;
+        end = head;
+    }
+    ctx->open_at = rk_broadcast(ctx, at, 0);
+    ctx->open_end = rk_broadcast(ctx, end, 0);
+    ctx->open_type = type;
+    ctx->open_size = size;
+    uint8_t *payload = ctx->block->arena + ctx->open_at;
+    uint64_t *words = (uint64_t *)(void *)payload;
+    RK_FOR (i, (size + 7) / 8) {
+        words[i] = 0;
+    }
+    rk_sync(ctx);
+    return payload;
+}
+
+RK_FN void rk__reply_close(rk_ctx *ctx)
+{
+    uint32_t size = ctx->open_size;
+    rk_sync(ctx); /* all threads have written their part */
+    ctx->open_size = 0;
+    if (ctx->failed || !size || !ctx->message) {
+        return;
+    }
+    ctx->replied = 1;
+    if (rk__publishes(ctx)) {
+        rk_slot *slot = rk_outbox_reserve(ctx);
+        rk__fill_slot(ctx, slot, RK_SLOT_REPLY, ctx->open_type, ctx->message->peer, size);
+        slot->flags = RK_SLOT_REF;
+        slot->payload.words[0] = ctx->open_at;
+        slot->payload.words[1] = ctx->open_end;
+        rk_outbox_commit(ctx, slot);
+    }
+}
+
+/* RK__EACH(M, a, b, c): M(a) M(b) M(c), up to 32. */
+#define RK__EACH(M, ...)                                                                           \
+    RK__SELECT(_, ##__VA_ARGS__, RK__32, RK__31, RK__30, RK__29, RK__28, RK__27, RK__26, RK__25,   \
+               RK__24, RK__23, RK__22, RK__21, RK__20, RK__19, RK__18, RK__17, RK__16, RK__15,     \
+               RK__14, RK__13, RK__12, RK__11, RK__10, RK__9, RK__8, RK__7, RK__6, RK__5, RK__4,   \
+               RK__3, RK__2, RK__1, RK__0)                                                         \
+    (M, ##__VA_ARGS__)
+#define RK__SELECT(_, _1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, _12, _13, _14, _15, _16, _17,  \
+                   _18, _19, _20, _21, _22, _23, _24, _25, _26, _27, _28, _29, _30, _31, _32, N,   \
+                   ...)                                                                            \
+    N
+#define RK__0(M)
+#define RK__1(M, a)       M(a)
+#define RK__2(M, a, ...)  M(a) RK__1(M, __VA_ARGS__)
+#define RK__3(M, a, ...)  M(a) RK__2(M, __VA_ARGS__)
+#define RK__4(M, a, ...)  M(a) RK__3(M, __VA_ARGS__)
+#define RK__5(M, a, ...)  M(a) RK__4(M, __VA_ARGS__)
+#define RK__6(M, a, ...)  M(a) RK__5(M, __VA_ARGS__)
+#define RK__7(M, a, ...)  M(a) RK__6(M, __VA_ARGS__)
+#define RK__8(M, a, ...)  M(a) RK__7(M, __VA_ARGS__)
+#define RK__9(M, a, ...)  M(a) RK__8(M, __VA_ARGS__)
+#define RK__10(M, a, ...) M(a) RK__9(M, __VA_ARGS__)
+#define RK__11(M, a, ...) M(a) RK__10(M, __VA_ARGS__)
+#define RK__12(M, a, ...) M(a) RK__11(M, __VA_ARGS__)
+#define RK__13(M, a, ...) M(a) RK__12(M, __VA_ARGS__)
+#define RK__14(M, a, ...) M(a) RK__13(M, __VA_ARGS__)
+#define RK__15(M, a, ...) M(a) RK__14(M, __VA_ARGS__)
+#define RK__16(M, a, ...) M(a) RK__15(M, __VA_ARGS__)
+#define RK__17(M, a, ...) M(a) RK__16(M, __VA_ARGS__)
+#define RK__18(M, a, ...) M(a) RK__17(M, __VA_ARGS__)
+#define RK__19(M, a, ...) M(a) RK__18(M, __VA_ARGS__)
+#define RK__20(M, a, ...) M(a) RK__19(M, __VA_ARGS__)
+#define RK__21(M, a, ...) M(a) RK__20(M, __VA_ARGS__)
+#define RK__22(M, a, ...) M(a) RK__21(M, __VA_ARGS__)
+#define RK__23(M, a, ...) M(a) RK__22(M, __VA_ARGS__)
+#define RK__24(M, a, ...) M(a) RK__23(M, __VA_ARGS__)
+#define RK__25(M, a, ...) M(a) RK__24(M, __VA_ARGS__)
+#define RK__26(M, a, ...) M(a) RK__25(M, __VA_ARGS__)
+#define RK__27(M, a, ...) M(a) RK__26(M, __VA_ARGS__)
+#define RK__28(M, a, ...) M(a) RK__27(M, __VA_ARGS__)
+#define RK__29(M, a, ...) M(a) RK__28(M, __VA_ARGS__)
+#define RK__30(M, a, ...) M(a) RK__29(M, __VA_ARGS__)
+#define RK__31(M, a, ...) M(a) RK__30(M, __VA_ARGS__)
+#define RK__32(M, a, ...) M(a) RK__31(M, __VA_ARGS__)
+
+/* `.field = value` after the name of the struct is an assignment: no designated initialisers, which
+ * C++ wants in the order of declaration. */
+#define RK__ASSIGN(assignment) rk_out assignment;
+#define RK__FILL(T, ...)                                                                           \
+    (void)rk_type_##T; /* T must be among the accepts or replies of the kernel */                  \
+    T rk_out __attribute__((aligned(16)));                                                         \
+    memset(&rk_out, 0, sizeof rk_out);                                                             \
+    RK__EACH(RK__ASSIGN, ##__VA_ARGS__)
+
+/* Answers the message being handled +. All threads evaluate the values, so block reductions may
+ * stand among them; thread 0's values go out. For types above 1 KiB and for arrays use
+ * rk_reply_begin: this one fills a T on every thread's stack. */
+#define rk_reply(ctx, T, ...)                                                                      \
+    do {                                                                                           \
+        RK__FILL(T, ##__VA_ARGS__)                                                                 \
+        rk__reply_with(ctx, rk_type_##T, &rk_out, (uint32_t)sizeof rk_out);                        \
+    } while (0)
+/* A message of its own to any actor +. */
+#define rk_send(ctx, pid, T, ...)                                                                  \
+    do {                                                                                           \
+        RK__FILL(T, ##__VA_ARGS__)                                                                 \
+        rk__publish(ctx, RK_SLOT_SEND, rk_type_##T, pid, &rk_out, (uint32_t)sizeof rk_out, 0, 0);  \
+    } while (0)
+/* Passes the message being handled on, sender and correlation kept +. */
+#define rk_forward(ctx, pid) rk__forward_to(ctx, pid)
+/* T *r = rk_reply_begin(ctx, T) gives a zeroed T to be filled by all threads +, the same for all;
+ * rk_reply_end(ctx) answers with it +. Nothing else may be published in between. */
+#define rk_reply_begin(ctx, T) ((T *)rk__reply_open(ctx, rk_type_##T, (uint32_t)sizeof(T)))
+#define rk_reply_end(ctx)      rk__reply_close(ctx)
+
+/* ---- log and failure ------------------------------------------------------------------------ */
+
+enum rk_log_level { RK_LOG_DEBUG, RK_LOG_INFO, RK_LOG_WARN, RK_LOG_ERROR };
+
+RK_FN void rk__log_int(rk_log_record *record, long long number)
+{
+    if (record->count < RK_LOG_NUMBERS) {
+        record->numbers[record->count++].i = number;
+    }
+}
+
+RK_FN void rk__log_double(rk_log_record *record, double number)
+{
+    if (record->count < RK_LOG_NUMBERS) {
+        record->floating |= 1u << record->count;
+        record->numbers[record->count++].d = number;
+    }
+}
+
+#if defined(__cplusplus)
+template <typename T> RK_FN void rk__log_number(rk_log_record *record, T number)
+{
+    rk__log_int(record, (long long)number);
+}
+RK_FN void rk__log_number(rk_log_record *record, double number)
+{
+    rk__log_double(record, number);
+}
+RK_FN void rk__log_number(rk_log_record *record, float number)
+{
+    rk__log_double(record, number);
+}
+#define RK__LOG_PUT(number) rk__log_number(&rk_record, number);
+#else
+#define RK__LOG_PUT(number)                                                                        \
+    _Generic((number) + 0, float: rk__log_double, double: rk__log_double, default: rk__log_int)(   \
+        &rk_record, number);
+#endif
+
+RK_FN void rk__log_publish(rk_ctx *ctx, rk_log_record *record, uint32_t level, const char *text)
+{
+    record->level = level;
+    record->text = rk__text_size(text);
+    rk__publish(ctx, RK_SLOT_LOG, 0, 0, record, (uint32_t)sizeof *record, text, record->text);
+}
+
+/* rk_log(ctx, RK_LOG_INFO, "sum %g of %d", sum, n) +: formatted on the host from up to 8 numbers; a
+ * length in the format (%lld) is not needed. */
+#define rk_log(ctx, log_level, text, ...)                                                          \
+    do {                                                                                           \
+        rk_log_record rk_record;                                                                   \
+        memset(&rk_record, 0, sizeof rk_record);                                                   \
+        RK__EACH(RK__LOG_PUT, ##__VA_ARGS__)                                                       \
+        rk__log_publish(ctx, &rk_record, log_level, text);                                         \
+    } while (0)
+
+/* rk_fail(ctx, "why") + ends the handler: the caller gets the error, the actor becomes FAILED with
+ * this reason. It returns, so it must stand in the handler itself, not in a helper function. */
+#define rk_fail(ctx, why)                                                                          \
+    do {                                                                                           \
+        rk__fail_now(ctx, why);                                                                    \
+        return;                                                                                    \
+    } while (0)
+
+/* ---- used by the generated end of a definition ---------------------------------------------- */
+
+RK_FN void rk__enter(rk_ctx *ctx)
+{
+    ctx->replied = 0;
+    ctx->failed = 0;
+    ctx->open_size = 0;
+}
+
+RK_FN void rk__leave(rk_ctx *ctx)
+{
+    if (ctx->open_size) {
+        rk__fail_now(ctx, "rk_reply_begin without rk_reply_end");
+    }
+}
+
+#if defined(RK_SINGLE)
+#define RK_ENTRY_THREADS 1
+#else
+#define RK_ENTRY_THREADS 0
+#endif
+#if defined(RK_CUDA)
+#if !defined(RK_DEFINITION)
+#define RK_DEFINITION rk_definition
+#endif
+/* The image that links several definitions names each by -DRK_DEFINITION=... */
+#define RK_DEFINE_ENTRY extern "C" __device__ const rk_entry RK_DEFINITION
+#define RK_SHARED_START
+#else
+#define RK_DEFINE_ENTRY                                                                            \
+    extern const rk_entry rk_definition;                                                           \
+    __attribute__((visibility("default"))) const rk_entry rk_definition
+/* The section exists, so that its start does, in definitions without RK_SHARED too. */
+#define RK_SHARED_START                                                                            \
+    static const char rk_shared_start[16]                                                          \
+        __attribute__((section("rk_shared"), aligned(16), used)) = {0};
+#endif
+
+#endif

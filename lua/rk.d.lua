@@ -1,0 +1,497 @@
+---@meta
+-- The Lua reference of `rk`. Editors read it for completion; nothing runs it.
+--
+-- Failures. What may well happen (a timeout, a dead actor, a full mailbox) is returned as
+-- `nil, message, code`, where code is the name of an error: "ETIMEOUT", "EDEAD"... (rk.errors lists
+-- them, rk.ETIMEOUT is "ETIMEOUT"). Mistakes raise. `call`, `launch`, `spawn`, `rk.runtime` and
+-- `rk.kernel` raise for every failure, with an rk.error.
+-- Times are seconds; nil or a negative number is for ever, 0 only looks.
+
+---@class rk
+---@field version string
+---@field errors table<string, string> name of an error -> its text
+---@field noreply any what a call handler returns that answers later
+---@field EINVAL "EINVAL"
+---@field ENOMEM "ENOMEM"
+---@field ETIMEOUT "ETIMEOUT"
+---@field ESTATE "ESTATE"
+---@field ENOENT "ENOENT"
+---@field EEXIST "EEXIST"
+---@field EDEAD "EDEAD"
+---@field EFULL "EFULL"
+---@field ETYPE "ETYPE"
+---@field ERANGE "ERANGE"
+---@field EFORMAT "EFORMAT"
+---@field ELIMIT "ELIMIT"
+---@field ECOMPILE "ECOMPILE"
+---@field ENOCOMPILER "ENOCOMPILER"
+---@field EDEVICE "EDEVICE"
+---@field EHANDLER "EHANDLER"
+---@field ESTOP "ESTOP"
+---@field EINTR "EINTR"
+---@field ENOREPLY "ENOREPLY"
+---@field EFORK "EFORK"
+---@field EIO "EIO"
+---@field ELUA "ELUA"
+---@field ESELF "ESELF"
+---@field EUNSUPPORTED "EUNSUPPORTED"
+local rk = {}
+
+---What `call`, `launch` and others raise; tostring gives where, message and traceback.
+---@class rk.error
+---@field code string "ETIMEOUT"...
+---@field message string
+---@field where string "script.lua:12: ", or ""
+---@field actor rk.pid? whose failure it is
+---@field traceback string? of the failed handler, in its own state
+
+---------------------------------------------------------------------------------------------------
+-- Message types and messages
+---------------------------------------------------------------------------------------------------
+
+---Defines a message type, or finds it: the same schema again gives the same type, another schema
+---raises. Field types: bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 uuid pid, arrays "f32[64]",
+---"string[32]", "bytes[256]", the name of another type, and any (MessagePack, host actors only).
+---Without fields: looks the type up; nil, message, code when there is none.
+---@param name string
+---@param fields? table<string, string>
+---@return rk.type
+function rk.message(name, fields) end
+
+---A message type. Calling it makes a message: unset fields are zero or empty, what is wrong raises
+---and names the field and what was expected. `T(message)` shares, `T(message, changes)` copies.
+---@class rk.type
+---@field name string
+---@field size integer bytes of the C struct
+---@field hash string 16 hexadecimal digits, of the schema
+---@overload fun(fields?: table): rk.msg
+local type = {}
+
+---The C header with the struct of this type, as handlers see it.
+---@return string
+function type:header() end
+
+---The fields: name -> type, as in the definition.
+---@return table<string, string>
+function type:fields() end
+
+---A typed message: fields by name, arrays as sequences (`#m.v`, `m.v[1]`, ipairs), nested messages
+---as messages; pairs goes over the fields. Immutable.
+---@class rk.msg
+---@field message_id string UUID, made when first asked for
+---@field correlation_id string? of an answer: the request's message_id
+---@field priority integer 0..255, 128 is normal; may be given to the constructor
+---@field from rk.pid? who sent it
+---@field sent number? when, on the clock of rk.now
+---@field type string
+---@field [string] any
+local msg = {}
+
+---A plain table with all fields.
+---@return table
+function msg:table() end
+
+---The MessagePack form.
+---@return string
+function msg:pack() end
+
+---A Lua value (table, string, number, boolean, nil, message, pid) as MessagePack.
+---@param value any
+---@return string bytes
+function rk.pack(value) end
+
+---Reads MessagePack: a message when `__type` names a known type, else a plain value.
+---@param bytes string
+---@return any value
+---@return string? message
+---@return string? code
+function rk.unpack(bytes) end
+
+---------------------------------------------------------------------------------------------------
+-- Definitions
+---------------------------------------------------------------------------------------------------
+
+---What rk.actor and rk.kernel give: may be launched and spawned like its name, and stays what it is
+---when the name is defined again.
+---@class rk.definition
+
+---@class rk.handlers
+---@field init? fun(self: table, ...) with the arguments of spawn; its failure is spawn's
+---@field call? table<string, fun(self: table, ...): any> entries by name, or by message type name
+---@field cast? table<string, fun(self: table, ...)> the same without an answer
+---@field info? fun(self: table, message: any, from: rk.pid?) everything else
+---@field terminate? fun(self: table, reason: string) last
+
+---Registers an actor definition. A function is the body and gets ctx and the arguments of spawn; what
+---it returns is the exit reason. A string names a module that gives a function or handler table. Each
+---actor has a Lua state of its own: functions go there with their upvalues as copies.
+---@param name string
+---@param definition fun(ctx: rk.ctx, ...): any | rk.handlers | string
+---@return rk.definition
+function rk.actor(name, definition) end
+
+---@class rk.kernel_options
+---@field accepts rk.type | string | (rk.type | string)[] one RK_ON handler each
+---@field replies? rk.type | string | (rk.type | string)[]
+---@field source? string the handlers (see kernels/rk_kernel.h); or
+---@field file? string a file of them: as given, then in kernels/
+---@field state? table<string, string> schema of the instance's state
+---@field block? integer threads of a block on a GPU, default 128
+---@field grid? integer blocks of an instance, default 1
+---@field queue_size? integer bound of the mailbox, default 1024
+---@field cpu_threads? integer threads of a block on the cpu device, default 1
+---@field handler_timeout? number seconds until a handler is reported, default 5; negative: never
+---@field full? "block" | "reject" | "drop_newest"
+
+---Registers a ring kernel definition. It is compiled at launch; the compiler's messages have the
+---line numbers of the script that holds the source.
+---@param name string
+---@param options rk.kernel_options
+---@return rk.definition
+function rk.kernel(name, options) end
+
+---------------------------------------------------------------------------------------------------
+-- Runtimes
+---------------------------------------------------------------------------------------------------
+
+---@class rk.runtime_options
+---@field device? "auto" | "cpu" | "cuda" | string "cuda:1"...
+---@field pin? "auto" | false | integer[] | string cpus of actor threads; "0,2-5"
+---@field mode? "persistent" | "bounded" | "batch"
+---@field cache? string folder of compiled kernels
+---@field stop_timeout? number how long closing waits for an actor, default 2 s
+---@field kill_signal? integer real-time signal that interrupts runaway Lua
+
+---Opens a runtime. The command line overrides the options, they override --config. It is open until
+---its <close>, close() or the end of the state. In a program that embeds Lua, rk.runtime() without
+---options is the program's own runtime.
+---@param options? rk.runtime_options
+---@return rk.runtime
+function rk.runtime(options) end
+
+---@class rk.runtime
+local runtime = {}
+
+---@class rk.spawn_options
+---@field args? any[] arguments of a Lua actor (`n` for trailing nils)
+---@field name? string unique in the runtime; a kernel has its definition's name by default
+---@field cpu? integer to pin to
+---@field mailbox? integer bound, messages
+---@field full? "block" | "reject" | "drop_oldest" | "drop_newest"
+---@field stack? integer bytes of thread stack
+---@field block? integer ring kernels: threads of a block
+---@field grid? integer ring kernels: blocks
+---@field cpu_threads? integer ring kernels: threads of a block on the cpu device
+
+---Compiles and allocates; the actor is LAUNCHED and takes mail, but does not run. A string is a
+---definition's name or, when there is none, a module. Raises.
+---@param definition string | rk.definition | rk.handlers | fun(ctx: rk.ctx, ...): any
+---@param options? rk.spawn_options
+---@return rk.pid
+function runtime:launch(definition, options) end
+
+---launch and activate. A handler table's init has returned when spawn does. Raises.
+---@param definition string | rk.definition | rk.handlers | fun(ctx: rk.ctx, ...): any
+---@param options? rk.spawn_options
+---@return rk.pid
+function runtime:spawn(definition, options) end
+
+---LAUNCHED to ACTIVE. An illegal transition: nil, a message that names both states, "ESTATE".
+---@param target string | rk.pid
+---@return true?, string? message, string? code
+function runtime:activate(target) end
+
+---ACTIVE to DEACTIVATED, at a message border; mail is kept.
+---@param target string | rk.pid
+---@return true?, string? message, string? code
+function runtime:deactivate(target) end
+
+---DEACTIVATED to ACTIVE.
+---@param target string | rk.pid
+---@return true?, string? message, string? code
+function runtime:reactivate(target) end
+
+---As pid:stop.
+---@param target string | rk.pid
+---@param reason? string
+---@param timeout? number
+---@return true?, string? message, string? code
+function runtime:terminate(target, reason, timeout) end
+
+---Sends to a named actor; its answers collect for runtime:receive(name), oldest dropped when nobody
+---reads them.
+---@param name string
+---@param message any
+---@param timeout? number while its mailbox is full
+---@return true?, string? message, string? code
+function runtime:send(name, message, timeout) end
+
+---The next answer to runtime:send(name, ...).
+---@param name string
+---@param timeout? number
+---@return any message, string? message, string? code
+function runtime:receive(name, timeout) end
+
+---As pid:call.
+---@param target string | rk.pid
+---@return any answer
+function runtime:call(target, ...) end
+
+---As pid:try_call.
+---@param target string | rk.pid
+---@return any answer, string? message, string? code
+function runtime:try_call(target, ...) end
+
+---As pid:info.
+---@param target string | rk.pid
+---@return rk.info?, string? message, string? code
+function runtime:telemetry(target) end
+
+---All actors, oldest first.
+---@return rk.info[]
+function runtime:list() end
+
+---Blocks until every actor stopped; timers, forks and dead letters of this state go on. A signal
+---ends it with "EINTR".
+---@param timeout? number
+---@return true?, string? message, string? code
+function runtime:wait(timeout) end
+
+---@param name string
+---@return rk.pid?, string? message, string? code
+function runtime:whereis(name) end
+
+---@class rk.letter a message that was lost
+---@field to rk.pid
+---@field from rk.pid?
+---@field code string why: "EFULL", "EDEAD"...
+---@field type string? of a typed message
+
+---Calls fn in this state for each lost message, whenever the state waits or its actor is idle. One
+---function per runtime; nil removes it. Letters are dropped when this state's mailbox is full.
+---@param fn? fun(letter: rk.letter)
+function runtime:on_dead_letter(fn) end
+
+---Counters: actors spawned terminated failed messages_sent dropped dead_letters late_replies
+---kernels_compiled cache_hits.
+---@return table<string, integer>
+function runtime:stats() end
+
+---The device ring kernels run on: "cpu", "cuda:0".
+---@return string
+function runtime:device() end
+
+---Stops every actor, newest first, and joins every thread. Only whoever opened the runtime may.
+---@return true?, string? message, string? code "ETIMEOUT": an actor would not stop; the log names it
+function runtime:close() end
+
+---------------------------------------------------------------------------------------------------
+-- Actors
+---------------------------------------------------------------------------------------------------
+
+---@class rk.info
+---@field pid rk.pid
+---@field name string?
+---@field kind "c" | "lua" | "port" | "kernel"
+---@field device string "host", "cpu", "cuda:0"
+---@field state string CREATED LAUNCHED ACTIVE DEACTIVATED TERMINATING TERMINATED FAILED
+---@field cpu integer -1: not pinned
+---@field mailbox { low: integer, normal: integer, high: integer, system: integer } waiting messages
+---@field received integer
+---@field sent integer
+---@field dropped integer lost to a full mailbox
+---@field failed integer handlers that failed
+---@field memory integer bytes
+---@field p50 number seconds from sent to handled, of sampled messages; 0: none yet
+---@field p99 number
+
+---An actor's handle: prints as <1.7 "counter">, may be compared, kept, sent in messages.
+---@class rk.pid
+---@field name string?
+---@field state string?
+---@field kind string?
+---@field alive boolean
+local pid = {}
+
+---Sends a message: a typed one, or any value that MessagePack can carry. An answer arrives as an
+---ordinary message. Waits while the mailbox is full under "block".
+---@param message any
+---@param timeout? number default 5 s
+---@return true?, string? message, string? code
+function pid:send(message, timeout) end
+
+---cast.NAME of a handler table.
+---@param name string
+---@return true?, string? message, string? code
+function pid:cast(name, ...) end
+
+---Asks and waits for the answer: a handler's name and its arguments, or a message and a timeout
+---(5 s). Raises an rk.error: at once when the actor is dead or its handler fails.
+---@param message string | any
+---@return any answer
+function pid:call(message, ...) end
+
+---call that returns nil, message, code instead of raising.
+---@param message string | any
+---@return any answer, string? message, string? code
+function pid:try_call(message, ...) end
+
+---The same actor for one call with this timeout: pid:timeout(0.1):call("get").
+---@param seconds number
+---@return rk.pid
+function pid:timeout(seconds) end
+
+---Asks to stop and waits; after timeout (5 s) the actor is killed.
+---@param reason? string
+---@param timeout? number
+---@return true?, string? message, string? code
+function pid:stop(reason, timeout) end
+
+---As stop.
+---@param reason? string
+---@param timeout? number
+---@return true?, string? message, string? code
+function pid:terminate(reason, timeout) end
+
+---Stops it without asking: running Lua gets the error "killed".
+---@param reason? string
+---@return true?, string? message, string? code
+function pid:kill(reason) end
+
+---@return true?, string? message, string? code
+function pid:activate() end
+
+---@return true?, string? message, string? code
+function pid:deactivate() end
+
+---@return true?, string? message, string? code
+function pid:reactivate() end
+
+---@return rk.info?, string? message, string? code
+function pid:info() end
+
+---What the body of an actor gets first, and a handler table as self.ctx.
+---@class rk.ctx
+---@field should_terminate boolean somebody asked this actor to stop
+---@field request any? in a call handler: the request, for an answer later
+local ctx = {}
+
+---As rk.receive.
+---@return any message, any from, string? code
+function ctx:receive(...) end
+
+---As rk.messages.
+---@return fun(): any, rk.pid?
+function ctx:messages() end
+
+---As rk.reply.
+---@return true?, string? message, string? code
+function ctx:reply(request, answer) end
+
+---@return rk.pid
+function ctx:self() end
+
+---As rk.log.
+---@param level "debug" | "info" | "warn" | "error"
+---@param format string
+function ctx:log(level, format, ...) end
+
+---------------------------------------------------------------------------------------------------
+-- Inside an actor, and in the main script (which has a mailbox too)
+---------------------------------------------------------------------------------------------------
+
+---The next message: rk.receive([filter,] [timeout]). A filter is a message type, its name, or a
+---function of message and sender; what it refuses stays, in order.
+---@overload fun(timeout?: number): any, rk.pid?, string?
+---@param filter rk.type | string | fun(message: any, from: rk.pid?): boolean
+---@param timeout? number
+---@return any message nil: nothing came
+---@return rk.pid | "timeout" | "stop" | nil from the sender, or why there is no message
+---@return string? code
+function rk.receive(filter, timeout) end
+
+---Iterates over messages (message, sender) until the actor is asked to stop.
+---@return fun(): any, rk.pid?
+function rk.messages() end
+
+---Answers a received message, now or later; once.
+---@param request any
+---@param answer any
+---@return true?, string? message, string? code
+function rk.reply(request, answer) end
+
+---The pid of this actor, or of the main script's mailbox.
+---@return rk.pid
+function rk.self() end
+
+---@return boolean whether this actor was asked to stop
+function rk.should_terminate() end
+
+---Other coroutines and timers of this actor go on meanwhile.
+---@param seconds number
+---@return true?, string? message, string? code
+function rk.sleep(seconds) end
+
+---@class rk.timer
+local timer = {}
+---@return boolean was it still set
+function timer:cancel() end
+
+---Calls fn once, in this actor.
+---@param seconds number
+---@param fn fun()
+---@return rk.timer
+function rk.after(seconds, fn) end
+
+---Calls fn again and again.
+---@param seconds number
+---@param fn fun()
+---@return rk.timer
+function rk.every(seconds, fn) end
+
+---@param t rk.timer
+---@return boolean was it still set
+function rk.cancel(t) end
+
+---Runs fn(...) as a coroutine of this actor.
+---@param fn fun(...)
+function rk.fork(fn, ...) end
+
+---One message of type `down` {pid, reason} when the actor ends, at once when it is dead already.
+---@param target rk.pid | string
+---@return true?, string? message, string? code
+function rk.monitor(target) end
+
+---------------------------------------------------------------------------------------------------
+-- Names, time, log
+---------------------------------------------------------------------------------------------------
+
+---Names this (or that) actor in the current runtime: an actor's own, else the newest that is open.
+---@param name string
+---@param pid? rk.pid
+---@return true?, string? message, string? code "EEXIST"
+function rk.register(name, pid) end
+
+---@param name string
+---@return rk.pid?, string? message, string? code
+function rk.whereis(name) end
+
+---The registered names, in order.
+---@return string[]
+function rk.names() end
+
+---The actors of the current runtime.
+---@return rk.pid[]
+function rk.actors() end
+
+---Monotonic seconds.
+---@return number
+function rk.now() end
+
+---One line in the log (rklua --log). Alone, the text is taken as it is; with arguments it is a format
+---of string.format.
+---@param level "debug" | "info" | "warn" | "error"
+---@param format string
+function rk.log(level, format, ...) end
+
+return rk

@@ -1,0 +1,2 @@
+--- The names of the ready-made ring kernels: `require("rk.kernels." .. name)` defines each.
+return { "anomaly", "summer" }

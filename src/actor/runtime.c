@@ -1,0 +1,284 @@
+/*
+ * runtime.c -- opening and closing, waiting for changes, forks.
+ *
+ * Threads: open and close by the embedder; the rest from any thread.
+ *
+ * Close: no launches any more; actors are stopped one after the other, newest first; what does not
+ * stop in time is killed; what cannot be killed (a C function that never returns) is reported, and
+ * the runtime's memory is then kept, since that thread may still look at it.
+ */
+#include "actor/runtime.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include "actor/host.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+
+int rk__forked_flag;
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
+static rk_runtime *newest;
+
+enum { KILL_GRACE = 1000000000 }; /* ns a killed actor gets before it is reported */
+
+static void mark_child(void)
+{
+    rk__forked_flag = 1;
+}
+
+static void install_fork_handler(void)
+{
+    pthread_atfork(NULL, NULL, mark_child);
+}
+
+void rk__fork_guard(void)
+{
+    pthread_once(&fork_once, install_fork_handler);
+}
+
+/* ---- open ---------------------------------------------------------------------------------- */
+
+static int choice(const char *what, const char *value, const char *const *known)
+{
+    rk__strbuf s = RK__STRBUF_INIT;
+    for (int i = 0; known[i] != NULL; i++) {
+        if (strcmp(value, known[i]) == 0) {
+            rk__strbuf_free(&s);
+            return 0;
+        }
+        rk__strbuf_addf(&s, "%s\"%s\"", i != 0 ? ", " : "", known[i]);
+    }
+    int code = rk__fail(RK_EINVAL, "%s \"%s\": it is one of %s", what, value,
+                        s.bytes != NULL ? s.bytes : "");
+    rk__strbuf_free(&s);
+    return code;
+}
+
+static int fill(rk_runtime *rt, const rk_config *config)
+{
+    static const char *const modes[] = {"persistent", "bounded", "batch", NULL};
+    const char *mode = config->mode != NULL ? config->mode : "persistent";
+    int code = choice("execution mode", mode, modes);
+    if (code == 0) {
+        code = rk__pin_parse(config->pin, &rt->pin);
+    }
+    if (code < 0) {
+        return code;
+    }
+    rt->device = strdup(config->device != NULL ? config->device : "auto");
+    rt->mode = strdup(mode);
+    rt->cache = config->cache != NULL ? strdup(config->cache) : NULL;
+    if (rt->device == NULL || rt->mode == NULL || (config->cache != NULL && rt->cache == NULL)) {
+        return rk__fail(RK_ENOMEM, "no memory for a runtime");
+    }
+    rt->stop_timeout = config->stop_timeout >= 0 ? config->stop_timeout : RK__FOREVER;
+    rt->kill_signal = config->kill_signal != 0 ? config->kill_signal : SIGRTMIN + 3;
+    return 0;
+}
+
+static void dispose(rk_runtime *rt)
+{
+    rk__names_free(rt);
+    free(rt->device);
+    free(rt->mode);
+    free(rt->cache);
+    pthread_mutex_destroy(&rt->lock);
+    pthread_rwlock_destroy(&rt->hook_lock);
+    free(rt);
+}
+
+int rk__runtime_open(rk_runtime **out, const rk_config *config)
+{
+    RK_CHECK(config->size == sizeof *config, "start from RK_CONFIG_INIT");
+    rk__fork_guard();
+    rk__actor *owner = rk__self_get();
+    if (owner == NULL) {
+        return rk__forked() ? RK_EFORK : RK_ENOMEM;
+    }
+    rk_runtime *rt = calloc(1, sizeof *rt);
+    if (rt == NULL) {
+        return rk__fail(RK_ENOMEM, "no memory for a runtime");
+    }
+    pthread_mutex_init(&rt->lock, NULL);
+    pthread_rwlock_init(&rt->hook_lock, NULL);
+    rk__park_init(&rt->changed);
+    rt->owner = owner;
+    int code = fill(rt, config);
+    if (code < 0) {
+        dispose(rt);
+        return code;
+    }
+    pthread_mutex_lock(&list_lock);
+    rt->older = newest;
+    newest = rt;
+    pthread_mutex_unlock(&list_lock);
+    *out = rt;
+    return 0;
+}
+
+/* ---- close --------------------------------------------------------------------------------- */
+
+static bool threads_gone(void *arg)
+{
+    rk_runtime *rt = arg;
+    rk__runtime_reap(rt);
+    return __atomic_load_n(&rt->threads, __ATOMIC_ACQUIRE) == 0;
+}
+
+static void stop_one(rk_runtime *rt, rk_pid pid)
+{
+    char text[RK_PID_TEXT];
+    if (rk__actor_verb(pid, RK__TERMINATE, "runtime closed", rt->stop_timeout) == RK_ETIMEOUT) {
+        rk_pid_format(pid, text);
+        rk__log(RK__LOG_WARN, text, "did not stop in %.1f s: killing it",
+                (double)rt->stop_timeout / 1e9);
+        if (rk__actor_kill(pid, "killed: runtime closed", KILL_GRACE) == RK_ETIMEOUT) {
+            rk__log(RK__LOG_ERROR, text,
+                    "cannot be stopped: it is inside a C function that does not return; its thread "
+                    "and the runtime's memory are left behind");
+        }
+    }
+}
+
+static void stop_all(rk_runtime *rt)
+{
+    size_t count = rk__actor_list(rt, NULL, 0);
+    rk_pid *pids = calloc(count + 1, sizeof *pids);
+    if (pids == NULL) {
+        return;
+    }
+    size_t listed = rk__actor_list(rt, pids, count);
+    for (size_t i = 0; i < count && i < listed; i++) {
+        stop_one(rt, pids[i]);
+    }
+    free(pids);
+}
+
+static void unlist(rk_runtime *rt)
+{
+    pthread_mutex_lock(&list_lock);
+    rk_runtime **at = &newest;
+    while (*at != NULL && *at != rt) {
+        at = &(*at)->older;
+    }
+    if (*at != NULL) {
+        *at = rt->older;
+    }
+    pthread_mutex_unlock(&list_lock);
+}
+
+int rk__runtime_close(rk_runtime *rt)
+{
+    /* Pairs with the load in rk__runtime_actor_new: whoever is counted before this is listed below
+     * or ends on its own; whoever comes later is refused. */
+    __atomic_store_n(&rt->closing, 1, __ATOMIC_SEQ_CST);
+    stop_all(rt);
+    bool clean = __atomic_load_n(&rt->live, __ATOMIC_SEQ_CST) == 0 &&
+                 rk__runtime_wait(rt, threads_gone, rt, rk__deadline(KILL_GRACE));
+    if (rt->script_close != NULL) {
+        rt->script_close(rt);
+    }
+    if (!clean) {
+        unlist(rt);
+        return rk__fail(RK_ETIMEOUT, "%u actors of the runtime would not stop; the log names them",
+                        __atomic_load_n(&rt->live, __ATOMIC_RELAXED));
+    }
+    if (rt->devices_close != NULL) {
+        rt->devices_close(rt);
+    }
+    unlist(rt);
+    dispose(rt);
+    return 0;
+}
+
+/* ---- changes ------------------------------------------------------------------------------- */
+
+bool rk__runtime_wait(rk_runtime *rt, bool (*done)(void *arg), void *arg, int64_t deadline)
+{
+    return done(arg) || rk__park_wait(&rt->changed, done, arg, deadline);
+}
+
+void rk__runtime_changed(rk_runtime *rt)
+{
+    rk__park_kick(&rt->changed);
+}
+
+int rk__runtime_actor_new(rk_runtime *rt)
+{
+    __atomic_add_fetch(&rt->live, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&rt->closing, __ATOMIC_SEQ_CST)) {
+        rk__runtime_actor_gone(rt);
+        return rk__fail(RK_ESTATE, "the runtime is closing: nothing can be launched");
+    }
+    return 0;
+}
+
+void rk__runtime_actor_gone(rk_runtime *rt)
+{
+    __atomic_sub_fetch(&rt->live, 1, __ATOMIC_SEQ_CST);
+    rk__runtime_changed(rt);
+}
+
+static bool idle(void *arg)
+{
+    rk_runtime *rt = arg;
+    return __atomic_load_n(&rt->live, __ATOMIC_SEQ_CST) == 0 ||
+           __atomic_load_n(&rt->interrupted, __ATOMIC_SEQ_CST) != 0;
+}
+
+int rk_wait(rk_runtime *rt, int64_t timeout)
+{
+    if (rk__forked()) {
+        return RK_EFORK;
+    }
+    bool done = rk__runtime_wait(rt, idle, rt, rk__deadline(timeout));
+    if (__atomic_exchange_n(&rt->interrupted, 0, __ATOMIC_SEQ_CST) != 0) {
+        return rk__fail(RK_EINTR, "interrupted while waiting for the actors to stop");
+    }
+    return done ? 0
+                : rk__fail(RK_ETIMEOUT, "timeout: %u actors still run",
+                           __atomic_load_n(&rt->live, __ATOMIC_RELAXED));
+}
+
+void rk_interrupt(rk_runtime *rt)
+{
+    __atomic_store_n(&rt->interrupted, 1, __ATOMIC_SEQ_CST);
+    rk__park_kick(&rt->changed);
+    __atomic_store_n(&rt->owner->interrupted, 1, __ATOMIC_SEQ_CST);
+    rk__park_kick(&rt->owner->mailbox.park);
+}
+
+/* ---- which runtime ------------------------------------------------------------------------- */
+
+rk_runtime *rk__runtime_current(void)
+{
+    rk__actor *self = rk__self_peek();
+    if (self != NULL && self->runtime != NULL) {
+        return self->runtime;
+    }
+    pthread_mutex_lock(&list_lock);
+    rk_runtime *rt = newest;
+    pthread_mutex_unlock(&list_lock);
+    if (rt == NULL) {
+        rk__fail(RK_ENOENT, "no runtime is open: rk.runtime() opens one");
+    }
+    return rt;
+}
+
+rk_runtime *rk__runtime_of(rk_pid pid)
+{
+    rk__actor *a = rk__actor_slot(pid);
+    rk_runtime *rt = a != NULL ? __atomic_load_n(&a->runtime, __ATOMIC_ACQUIRE) : NULL;
+    return rt != NULL ? rt : rk__runtime_current();
+}
+
+void rk_on_dead_letter(rk_runtime *rt, rk_dead_letter_fn fn, void *arg)
+{
+    pthread_rwlock_wrlock(&rt->hook_lock);
+    rt->dead_letter = fn;
+    rt->dead_letter_arg = arg;
+    pthread_rwlock_unlock(&rt->hook_lock);
+}

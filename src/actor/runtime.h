@@ -1,0 +1,94 @@
+/* runtime.h -- a runtime: options, names, counters, the threads it must join. */
+#ifndef RK_ACTOR_RUNTIME_H
+#define RK_ACTOR_RUNTIME_H
+
+#include <pthread.h>
+#include "actor/actor.h"
+#include "base/topology.h"
+
+struct rk_runtime {
+    char *device, *mode, *cache;   /* options as given */
+    rk__pin pin;
+    int64_t stop_timeout;
+    int kill_signal;
+    rk_runtime *older;             /* list of open runtimes, newest first */
+    uint32_t closing;              /* atomic */
+    uint32_t interrupted;          /* atomic: rk_interrupt */
+
+    rk__actor *owner;              /* port of the thread that opened it */
+    rk__park changed;              /* kicked when an actor ends, pauses or has started; any waiter */
+
+    pthread_mutex_t lock;          /* names, threads to join */
+    void *names;                   /* tsearch tree of rk__name */
+    struct rk__host *finished;     /* host actors whose threads ended and want joining */
+    uint32_t live;                 /* atomic: actors that are not ports */
+    uint32_t threads;              /* atomic: host threads not yet joined */
+
+    rk_dead_letter_fn dead_letter; /* under hook_lock */
+    void *dead_letter_arg;
+    pthread_rwlock_t hook_lock;
+
+    /* Upper layers hang their part here; closed in this order by rk__runtime_close. */
+    void *script;
+    void (*script_close)(rk_runtime *rt);
+    void *devices;
+    void (*devices_close)(rk_runtime *rt);
+
+    /* Counters: relaxed atomics. */
+    uint64_t spawned, terminated, failed, messages_sent, dropped, dead_letters, late_replies;
+    uint64_t kernels_compiled, cache_hits;
+};
+
+/* Everything of rk_open but the script. gives */
+int rk__runtime_open(rk_runtime **out, const rk_config *config);
+int rk__runtime_close(rk_runtime *rt);
+/* The runtime of the calling actor, else the newest open one; NULL with RK_ENOENT: none is open. */
+rk_runtime *rk__runtime_current(void);
+/* The runtime an actor belongs to; the current one when the pid says nothing; NULL: none. */
+rk_runtime *rk__runtime_of(rk_pid pid);
+/* Waits until done(arg) is true; it is looked at again whenever an actor of the runtime ended, paused
+ * or started. False: the deadline passed. thread: any. blocks: yes */
+bool rk__runtime_wait(rk_runtime *rt, bool (*done)(void *arg), void *arg, int64_t deadline);
+void rk__runtime_changed(rk_runtime *rt);
+/* Counts actors that are not ports; RK_ESTATE when the runtime is closing. */
+int rk__runtime_actor_new(rk_runtime *rt);
+void rk__runtime_actor_gone(rk_runtime *rt);
+/* Joins host threads that have ended. */
+void rk__runtime_reap(rk_runtime *rt);
+/* Set in a forked child: every entry point answers RK_EFORK. */
+extern int rk__forked_flag;
+static inline bool rk__forked(void)
+{
+    return __builtin_expect(rk__forked_flag, 0);
+}
+void rk__fork_guard(void); /* installs the handler, once */
+
+/* Names. set: RK_EEXIST. drop: only when the name still belongs to pid. */
+int rk__name_set(rk_runtime *rt, const char *name, rk_pid pid);
+void rk__name_drop(rk_runtime *rt, const char *name, rk_pid pid);
+int rk__name_get(rk_runtime *rt, const char *name, rk_pid *out);
+/* Calls fn for each name in order; fn must not call back into names. */
+void rk__name_each(rk_runtime *rt, void (*fn)(const char *name, rk_pid pid, void *arg), void *arg);
+
+void rk__names_free(rk_runtime *rt);
+
+/* ---- definition.c: what rk_launch(name) starts; process-wide ---- */
+typedef struct rk__definition {
+    char name[RK_NAME_MAX];
+    const char *kind;          /* "kernel", "lua" */
+    /* Launches an instance; `definition` is retained by the caller during the call. */
+    int (*launch)(rk_runtime *rt, struct rk__definition *definition, const rk_options *options,
+                  rk__actor **out);
+    void (*free)(struct rk__definition *definition);
+    uint32_t refs;             /* atomic */
+} rk__definition;
+
+/* Registers (replacing one of the same name, which lives on until released). takes one reference. */
+int rk__definition_set(rk__definition *definition);
+/* Retained. RK_ENOENT lists what exists. */
+int rk__definition_get(const char *name, rk__definition **out);
+void rk__definition_release(rk__definition *definition);
+/* Names in order, for errors, .ls and completion. */
+void rk__definition_each(void (*fn)(const rk__definition *definition, void *arg), void *arg);
+
+#endif

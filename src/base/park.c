@@ -1,0 +1,125 @@
+/*
+ * park.c -- a single consumer sleeps on a ck_ec; any thread wakes it.
+ *
+ * Threads: rk__park_wait by the owner only; notify and kick by any thread, kick also by signal
+ * handlers.
+ *
+ * No wake-up is lost. Waiter: W1 reads the event's value, W2 stores parked = 1, W3 full fence,
+ * W4 evaluates ready, W5 sleeps while the event still has the value of W1. Notifier: N1 publishes,
+ * N2 full fence, N3 loads parked, N4 if set increments the event and wakes. W2..W4 and N1..N3 are
+ * Dekker's pattern: with both fences, N3 reads 1 or W4 sees what N1 published (or both). If N3
+ * read 1, N4 comes after W2 and so after W1; the increment makes W5 return at once or is seen by
+ * the futex, which compares the value under the kernel's lock. A wake without a reason only costs
+ * another round from W1. `parked` is accessed with seq_cst so that TSan, which knows no
+ * stand-alone fences, has the same picture.
+ *
+ * The event count is used with several producers, where CK sets its "has waiters" bit by an atomic
+ * operation; the repeated time-outs it makes for the single-producer mode are not needed, and the
+ * predicate pushes them out to the caller's deadline.
+ */
+#include "base/park.h"
+#include "base/clock.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <stddef.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#if defined(__SANITIZE_THREAD__)
+/* gcc says that TSan does not see the fences; the seq_cst accesses beside them are what it sees. */
+#pragma GCC diagnostic ignored "-Wtsan"
+#endif
+
+static int gettime(const struct ck_ec_ops *ops, struct timespec *out)
+{
+    (void)ops;
+    return clock_gettime(CLOCK_MONOTONIC, out);
+}
+
+/* Absolute deadline on CLOCK_MONOTONIC. A signal ends the wait early: CK then asks the predicate.
+ */
+static void wait32(const struct ck_ec_wait_state *state, const uint32_t *word, uint32_t expected,
+                   const struct timespec *deadline)
+{
+    (void)state;
+    syscall(SYS_futex, word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, expected, deadline, NULL,
+            FUTEX_BITSET_MATCH_ANY);
+}
+
+static void wake32(const struct ck_ec_ops *ops, const uint32_t *word)
+{
+    (void)ops;
+    syscall(SYS_futex, word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX, NULL, NULL, 0);
+}
+
+/* The callers spin before they park, as long as it pays, so CK itself hardly spins. */
+static const struct ck_ec_ops ops = {
+    .gettime = gettime, .wait32 = wait32, .wake32 = wake32, .busy_loop_iter = 1};
+static const struct ck_ec_mode mode = {.ops = &ops, .single_producer = false};
+
+typedef struct waiting {
+    bool (*ready)(void *arg);
+    void *arg;
+    struct timespec until;
+} waiting;
+
+void rk__park_init(rk__park *p)
+{
+    ck_ec32_init(&p->event, 0);
+    __atomic_store_n(&p->parked, 0, __ATOMIC_SEQ_CST);
+}
+
+void rk__park_kick(rk__park *p)
+{
+    int saved = errno;
+    ck_ec32_inc(&p->event, &mode);
+    errno = saved;
+}
+
+void rk__park_notify(rk__park *p)
+{
+    /* N2: pairs with the fence of rk__park_wait. */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    /* N3: pairs with the store of 1 in rk__park_wait. */
+    if (__atomic_load_n(&p->parked, __ATOMIC_SEQ_CST) != 0) {
+        rk__park_kick(p);
+    }
+}
+
+static int still_waiting(const struct ck_ec_wait_state *state, struct timespec *iteration)
+{
+    waiting *w = state->data;
+    *iteration = w->until;
+    return w->ready(w->arg) ? 1 : 0;
+}
+
+/* The largest time the kernel accepts stands for ever. */
+static struct timespec as_timespec(int64_t deadline)
+{
+    int64_t t = deadline < 0 ? 0 : deadline;
+    return (struct timespec){.tv_sec = t / 1000000000, .tv_nsec = t % 1000000000};
+}
+
+bool rk__park_wait(rk__park *p, bool (*ready)(void *arg), void *arg, int64_t deadline)
+{
+    waiting w = {ready, arg, as_timespec(deadline)};
+    int result;
+    do {
+        uint32_t seen = ck_ec32_value(&p->event);
+        /* W2 and W3: pair with N3 and N2 of rk__park_notify. */
+        __atomic_store_n(&p->parked, 1, __ATOMIC_SEQ_CST);
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        if (ready(arg)) {
+            result = 1;
+        } else if (deadline != RK__FOREVER && rk__now() >= deadline) {
+            result = -1;
+        } else {
+            result = ck_ec32_wait_pred(&p->event, &mode, seen, still_waiting, &w, &w.until);
+        }
+    } while (result == 0);
+    __atomic_store_n(&p->parked, 0, __ATOMIC_SEQ_CST);
+    /* CK says -1 for a passed deadline without a last look, and mail may have come just then. */
+    return result > 0 || ready(arg);
+}

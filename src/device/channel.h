@@ -1,0 +1,68 @@
+/*
+ * channel.h -- host side of one instance's rings.
+ *
+ * Senders push into the actor's mailbox; whoever gets the pump lock moves mail into the inbox
+ * rings; whoever gets the drain lock moves the outbox to mailboxes. Who comes while a lock is held
+ * leaves a mark in it and goes on: the holder makes another round before it lets go. So nobody
+ * waits for a holder that was descheduled, and nothing stays behind.
+ */
+#ifndef RK_DEVICE_CHANNEL_H
+#define RK_DEVICE_CHANNEL_H
+
+#include "actor/actor.h"
+#include "rk_abi.h"
+
+struct rk__kernel_actor;
+
+typedef struct rk__channel {
+    /* Constant while the instance lives. */
+    struct rk__kernel_actor *kernel;
+    rk_message **inflight; /* by token & mask: delivered to the device, not yet finished there */
+    uint32_t mask;         /* of inflight */
+    uint32_t limit;        /* how many may be under way */
+    /* Written by the holder of the pump lock. */
+    uint32_t pump_lock __attribute__((aligned(64)));
+    uint32_t next_token;    /* atomic: of the next message */
+    uint32_t released_seen; /* a copy of `released`, refreshed when there seems to be no room */
+    uint32_t attention;     /* atomic: mail was left behind for want of room (or by handing over) */
+    /* Written by the holder of the drain lock. */
+    uint32_t drain_lock __attribute__((aligned(64)));
+    uint32_t released; /* atomic: tokens below are finished and released */
+    char *failure;     /* text of rk_fail; under the drain lock */
+} rk__channel;
+
+/* Both locks are held on return, by "nobody": an instance that is not (or no more) open. Done once
+ * per kernel slot, before anybody can see it. */
+void rk__channel_init(rk__channel *c);
+/* For a new instance, whose locks are held: rings are there, nothing is under way. */
+int rk__channel_prepare(rk__channel *c, struct rk__kernel_actor *kernel, uint32_t limit);
+/* Lets senders and blocks in, and moves the mail that came meanwhile. thread: who prepared it */
+void rk__channel_open(rk__channel *c);
+/* mailbox -> inbox, as far as there is room. thread: any. blocks: no */
+void rk__channel_pump(rk__channel *c);
+/* outbox -> mailboxes; releases finished messages; pumps when mail waited for that room.
+ * thread: any. blocks: no */
+void rk__channel_drain(rk__channel *c);
+/* Takes both locks for good; with `final` empties the outbox first (every block has left its loop).
+ * thread: who ends the instance. blocks: for a holder's round */
+void rk__channel_close(rk__channel *c, bool final);
+/* Answers and buries what was under way, with this code and text; after rk__channel_close. */
+void rk__channel_refuse(rk__channel *c, int code, const char *text);
+/* Frees what prepare made; after rk__channel_close. */
+void rk__channel_free(rk__channel *c);
+
+static inline uint32_t rk__channel_under_way(const rk__channel *c)
+{
+    return __atomic_load_n(&c->next_token, __ATOMIC_RELAXED) -
+           __atomic_load_n(&c->released, __ATOMIC_RELAXED);
+}
+/* Whether mail was left behind and there is room for a batch of it. Nothing is forgotten by waiting
+ * for the batch: what is still under way ends, and this is asked again. */
+static inline bool rk__channel_wants_attention(const rk__channel *c)
+{
+    /* Pairs with the stores in channel.c's pump. */
+    return __atomic_load_n(&c->attention, __ATOMIC_SEQ_CST) != 0 &&
+           rk__channel_under_way(c) <= c->limit / 2;
+}
+
+#endif

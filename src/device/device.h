@@ -1,0 +1,141 @@
+/*
+ * device.h -- places where ring kernels run, and what runs there.
+ *
+ *   source.c      what a handler text contains (RK_ON, RK_EVERY, ...): a lexer over the user's source
+ *   definition.c  rk_kernel_define: checks, the rk__definition of kind "kernel"
+ *   build.c       definition -> translation unit -> compiler -> shared object
+ *   compiler.c    the system C compiler as a child process
+ *   cache.c       shared objects on disk
+ *   symbols.c     ELF check: no mutable file-scope variables
+ *   channel.c     the rings of one instance: pump (host -> device) and drain (device -> host)
+ *   instance.c    a ring kernel as an actor: launch, activate, pause, stop, fail
+ *   device.c      the device of a runtime, its threads, the watchdog for handlers that hang
+ *   cpu/cpu.c     back end: blocks are threads running kernels/resident.cu
+ */
+#ifndef RK_DEVICE_DEVICE_H
+#define RK_DEVICE_DEVICE_H
+
+#include "actor/runtime.h"
+#include "base/hash.h"
+#include "rk_abi.h"
+
+/* ---- source.c ---- */
+
+typedef struct rk__handler {
+    char type[RK_NAME_MAX]; /* RK_ON(type, ...) */
+    int line;
+} rk__handler;
+
+typedef struct rk__source {
+    rk__handler *handlers;
+    size_t handler_count;
+    int *every_lines;     /* one per RK_EVERY, in the user's line numbers */
+    char **every_periods; /* their arguments as written: "0.5" */
+    size_t every_count;
+    int start_line, stop_line, state_line; /* 0: none */
+} rk__source;
+
+/* Looks at the text outside comments and string literals. Line numbers start at first_line.
+ * RK_ECOMPILE: unbalanced, two handlers of one type (both lines named), RK_STATE twice... */
+int rk__source_scan(const char *name, const char *text, int first_line, rk__source *out);
+void rk__source_free(rk__source *source);
+
+/* ---- definition.c ---- */
+
+typedef struct rk__kernel {
+    rk__definition base;          /* kind "kernel" */
+    char *text;                   /* the handlers */
+    char *source_name;            /* for compiler messages */
+    int source_line;
+    const rk_type **types;        /* accepts, then replies (each once) */
+    uint32_t accepts, type_count;
+    rk_field *state_fields;       /* schema of the state, or NULL */
+    const rk_type *state;         /* anonymous struct type of the schema, or NULL */
+    uint32_t block, grid, queue_size, cpu_threads;
+    int64_t handler_timeout;
+    enum rk_full full;
+    rk__source source;
+} rk__kernel;
+
+/* ---- build.c, cache.c, symbols.c ---- */
+
+/* A compiled definition, shared by its instances; kept loaded until its last user is gone. */
+typedef struct rk__module {
+    uint32_t refs;                /* atomic */
+    const rk_entry *entry;
+    void *library;                /* dlopen handle */
+    rk__hash128 key;
+} rk__module;
+
+/* Compiles (or finds in the cache, or among the precompiled kernels) and loads. threads: of a block
+ * on the cpu (1 gets a variant where loops vectorise and barriers vanish). RK_ECOMPILE with the
+ * compiler's text in the user's line numbers, RK_ENOCOMPILER says what was looked for, RK_EIO.
+ * gives. thread: any. blocks: yes (the compiler) */
+int rk__module_build(rk_runtime *rt, const rk__kernel *kernel, uint32_t threads, rk__module **out);
+void rk__module_release(rk__module *module);
+#define RK__GENERATED "rk-generated" /* file name of what stands behind the user's text */
+/* The translation unit that is compiled, the same for every device (rk_kernel.h makes the
+ * difference); for tests, checks with NVRTC and curious users. gives */
+int rk__kernel_text(const rk__kernel *kernel, char **out);
+/* The same with another name and first line for the user's text: cache keys want neither. */
+int rk__kernel_unit(const rk__kernel *kernel, const char *name, int line, rk__strbuf *out);
+/* Compiles into `folder` in the form that is found without a compiler (build time). */
+int rk__module_precompile(const rk__kernel *kernel, const char *folder);
+/* The same for a definition registered under `name`. RK_ENOENT, RK_ETYPE */
+int rk__kernel_precompile(const char *name, const char *folder);
+
+/* One entry of the cache: bytes under a key, in a folder. Files are written to a temporary name and
+ * renamed; a header with length and checksum is verified on read, a bad file is removed and counts
+ * as a miss; the folder is kept below `limit` bytes, least recently used first. An unwritable folder
+ * is a warning once, never a failure. */
+int rk__cache_folder(rk_runtime *rt, char *path, size_t size); /* creates it; RK_EIO */
+/* A path that dlopen can load, or RK_ENOENT. */
+int rk__cache_get(const char *folder, rk__hash128 key, char *path, size_t size);
+/* Stores the file `from` (moved or copied) and gives its path as rk__cache_get would. */
+int rk__cache_put(const char *folder, rk__hash128 key, const char *from, char *path, size_t size);
+
+/* RK_ECOMPILE naming each mutable object (file-scope or static local) of a compiled object, with the
+ * line in the user's text when the name is found there. */
+int rk__symbols_check(const char *object_path, const rk__kernel *kernel);
+
+/* ---- back ends ---- */
+
+struct rk__kernel_actor; /* instance.h */
+
+typedef struct rk__backend {
+    const char *name;                                     /* "cpu", "cuda" */
+    /* Allocates rings, arena, state and blocks for an instance. RK_ENOMEM, RK_EDEVICE. */
+    int (*prepare)(struct rk__kernel_actor *k);
+    /* The resident loops begin, under the command that was given before. */
+    int (*start)(struct rk__kernel_actor *k);
+    void (*command)(struct rk__kernel_actor *k, enum rk_command command); /* and wakes the blocks */
+    void (*wake)(struct rk__kernel_actor *k);             /* after slots were committed; full fence */
+    void (*release)(struct rk__kernel_actor *k);          /* frees what prepare made; NULL-safe */
+} rk__backend;
+
+extern const rk__backend rk__backend_cpu;
+
+/* ---- instance.c ---- */
+
+/* rk__definition.launch of ring kernels. RK_EINVAL, RK_EEXIST, RK_ECOMPILE, RK_ENOMEM... */
+int rk__kernel_launch(rk_runtime *rt, rk__definition *definition, const rk_options *options,
+                      rk__actor **out);
+
+/* ---- device.c ---- */
+
+/* Chooses the device of a runtime by its options; again: nothing. rk_open calls it, so that a bad
+ * option is told early. RK_EDEVICE says what was looked for, RK_EINVAL, RK_EUNSUPPORTED (mode).
+ * thread: any. blocks: no */
+int rk__devices_open(rk_runtime *rt);
+const char *rk__device_name(const rk_runtime *rt); /* "cpu" */
+const rk__backend *rk__device_backend(const rk_runtime *rt);
+
+/* The instances of a runtime, for the watchdog. enter: when it is activated; leave: at its end. */
+void rk__devices_enter(struct rk__kernel_actor *k);
+void rk__devices_leave(struct rk__kernel_actor *k);
+/* Messages were handed to a device: the watchdog is up if it has to be. After a full fence. */
+void rk__devices_stir(rk_runtime *rt);
+/* Starts a thread of a device; it is joined by rk__runtime_close or sooner. RK_ENOMEM. */
+int rk__devices_thread(rk_runtime *rt, size_t stack, void *(*fn)(void *), void *arg);
+
+#endif

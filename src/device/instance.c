@@ -1,0 +1,570 @@
+/*
+ * instance.c -- a ring kernel as an actor.
+ *
+ * Threads. launch: any. The class entries: any, under the slot's lifecycle lock, which keeps the
+ * pid theirs. status_changed and block_left: threads of the back end. The owner of the actor in the
+ * sense of actor.h is whoever holds the pump lock, and at the end the thread that ends the
+ * instance: the last block to leave its loop, or the verb that stops one that never ran or has
+ * failed.
+ *
+ * The end. Blocks leave by command or by rk_fail; the first one that failed tells the others to
+ * abort. The last one out closes the channel (both locks, for good), delivers what the device still
+ * said, answers and buries what was under way, and then exits or fails the actor. A failed instance
+ * keeps name, slot and memory until it is terminated. The phase decides under `lock` who that is,
+ * so a stop that comes in the middle of it is never lost and never done twice.
+ *
+ * Objects. rk__kernel_actor is never freed but kept for the next launch. `by_slot` finds it for a
+ * sender that has just pushed: it may find the one of an earlier owner of the registry slot, whose
+ * channel is then locked for good (or serves another instance, for which a needless visit is
+ * harmless).
+ */
+#include "device/instance.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+
+enum {
+    SLOTS = 1 << 20,          /* of the registry (actor/registry.c) */
+    UNDER_WAY = 64,           /* messages handed to the device at most */
+    ARENA_MIN = 16 * 1024,    /* bytes */
+    KILL_PATIENCE = 200000000 /* ns a killed kernel gets to reach a message border */
+};
+
+static rk__kernel_actor *by_slot[SLOTS]; /* atomic pointers; pages never touched cost nothing */
+static rk__kernel_actor *spare;          /* under spare_lock */
+static pthread_mutex_t spare_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* ---- objects ------------------------------------------------------------------------------- */
+
+static rk__kernel_actor *object_new(void)
+{
+    pthread_condattr_t attributes;
+    rk__kernel_actor *k = aligned_alloc(64, sizeof *k);
+    if (k == NULL) {
+        return NULL;
+    }
+    memset(k, 0, sizeof *k);
+    rk__channel_init(&k->channel);
+    pthread_mutex_init(&k->lock, NULL);
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&k->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+    return k;
+}
+
+static rk__kernel_actor *object_take(void)
+{
+    pthread_mutex_lock(&spare_lock);
+    rk__kernel_actor *k = spare;
+    if (k != NULL) {
+        spare = k->next;
+        k->next = NULL;
+    }
+    pthread_mutex_unlock(&spare_lock);
+    return k != NULL ? k : object_new();
+}
+
+static void object_keep(rk__kernel_actor *k)
+{
+    pthread_mutex_lock(&spare_lock);
+    k->next = spare;
+    spare = k;
+    pthread_mutex_unlock(&spare_lock);
+}
+
+/* Frees what an instance owns; the object goes back to the spare ones. */
+static void dismantle(rk__kernel_actor *k)
+{
+    k->backend->release(k);
+    rk__channel_free(&k->channel);
+    rk__module_release(k->module);
+    rk__definition_release(&k->kernel->base);
+    free(k->samples);
+    k->module = NULL;
+    k->kernel = NULL;
+    k->samples = NULL;
+    pthread_mutex_lock(&k->lock); /* a second stop may be looking */
+    free(k->stop_reason);
+    k->stop_reason = NULL;
+    k->actor = NULL;
+    k->fresh = false;
+    k->phase = RK__PHASE_GONE;
+    pthread_mutex_unlock(&k->lock);
+    object_keep(k);
+}
+
+/* ---- texts --------------------------------------------------------------------------------- */
+
+const char *rk__kernel_busy_text(const rk__kernel_actor *k, uint32_t busy, char text[96])
+{
+    if (busy >= RK_BUSY_EVERY) {
+        snprintf(text, 96, "RK_EVERY number %u", busy - RK_BUSY_EVERY + 1);
+    } else if (busy >= RK_BUSY_START) {
+        snprintf(text, 96, "%s", busy == RK_BUSY_START ? "RK_ON_START" : "RK_ON_STOP");
+    } else if (busy > 0 && busy <= k->kernel->accepts) {
+        snprintf(text, 96, "the handler of %s", k->kernel->types[busy - 1]->name);
+    } else {
+        snprintf(text, 96, "no handler");
+    }
+    return text;
+}
+
+/* What the first busy block is doing. */
+static const char *busy_text(const rk__kernel_actor *k, char text[96])
+{
+    uint32_t busy = 0;
+    for (uint32_t i = 0; i < k->grid && busy == 0; i++) {
+        /* Pairs with the release in the resident loop. */
+        busy = __atomic_load_n(&k->blocks[i].busy, __ATOMIC_ACQUIRE);
+    }
+    return rk__kernel_busy_text(k, busy, text);
+}
+
+/* ---- statuses and commands ------------------------------------------------------------------ */
+
+static uint32_t status_of(const rk__kernel_actor *k, uint32_t i)
+{
+    /* Pairs with the release in loop_status. */
+    return __atomic_load_n(&k->blocks[i].status, __ATOMIC_ACQUIRE);
+}
+
+static bool all_are(const rk__kernel_actor *k, uint32_t status)
+{
+    for (uint32_t i = 0; i < k->grid; i++) {
+        if (status_of(k, i) != status) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Under k->lock. Stop and abort are final; abort overrides stop. */
+static void command(rk__kernel_actor *k, uint32_t word)
+{
+    if (k->command < RK_COMMAND_STOP || word > k->command) {
+        k->command = word;
+        k->backend->command(k, word);
+    }
+}
+
+void rk__kernel_status_changed(rk__kernel_actor *k)
+{
+    pthread_mutex_lock(&k->lock);
+    pthread_cond_broadcast(&k->changed);
+    pthread_mutex_unlock(&k->lock);
+}
+
+static bool running(const rk__kernel_actor *k)
+{
+    return k->phase == RK__PHASE_RUNNING && !k->failing && !k->stopping;
+}
+
+/* Under k->lock: until every block has the status; false: the deadline passed, or it never will. */
+static bool await_status(rk__kernel_actor *k, uint32_t status, int64_t deadline)
+{
+    struct timespec until = {.tv_sec = deadline / 1000000000, .tv_nsec = deadline % 1000000000};
+    int late = 0;
+    while (running(k) && !all_are(k, status) && !late) {
+        late = deadline == RK__FOREVER ? pthread_cond_wait(&k->changed, &k->lock)
+                                       : pthread_cond_timedwait(&k->changed, &k->lock, &until);
+    }
+    return running(k) && all_are(k, status);
+}
+
+/* ---- the end -------------------------------------------------------------------------------- */
+
+/* What rk_fail said; block 0 says it through the outbox, the others leave it in their arena. NULL:
+ * no block has failed, or out of memory. */
+static char *failure_text(const rk__kernel_actor *k)
+{
+    if (k->channel.failure != NULL) {
+        return strdup(k->channel.failure);
+    }
+    for (uint32_t i = 1; i < k->grid; i++) {
+        if (status_of(k, i) == RK_STATUS_FAILED) {
+            return strndup((const char *)k->blocks[i].arena, ARENA_MIN);
+        }
+    }
+    return NULL;
+}
+
+/* Answers and buries what is under way, gives the resources back, and ends the actor. The channel
+ * is closed. k may serve another instance on return. */
+static void finish(rk__kernel_actor *k, bool failed, const char *reason)
+{
+    rk__actor *a = k->actor;
+    char text[RK_PID_TEXT], sentence[1024];
+    snprintf(sentence, sizeof sentence, "actor %s is dead: %s", rk_pid_format(k->pid, text),
+             reason);
+    rk__channel_refuse(&k->channel, RK_EDEAD, sentence);
+    rk__devices_leave(k);
+    dismantle(k);
+    rk__actor_exit(a, failed, reason);
+}
+
+/* After a failure: FAILED until somebody terminates it; that may have been asked for already. */
+static void fail(rk__kernel_actor *k, const char *reason)
+{
+    rk__channel_refuse(&k->channel, RK_EHANDLER, reason);
+    rk__actor_fail(k->actor, reason);
+    pthread_mutex_lock(&k->lock);
+    k->phase = k->stopping ? RK__PHASE_GONE : RK__PHASE_FAILED;
+    bool stop_now = k->stopping;
+    pthread_cond_broadcast(&k->changed);
+    pthread_mutex_unlock(&k->lock);
+    if (stop_now) {
+        finish(k, true, reason);
+    }
+}
+
+/* By the last block that left. */
+static void end(rk__kernel_actor *k)
+{
+    rk__channel_close(&k->channel, true);
+    char *failure = failure_text(k), *reason = NULL;
+    pthread_mutex_lock(&k->lock);
+    bool failed = k->failing && !k->stopping;
+    k->phase = failed ? RK__PHASE_ENDING : RK__PHASE_GONE;
+    if (!failed) {
+        reason = strdup(k->stop_reason != NULL ? k->stop_reason : "stopped");
+    }
+    pthread_cond_broadcast(&k->changed);
+    pthread_mutex_unlock(&k->lock);
+    if (failed) {
+        fail(k, failure != NULL ? failure : "a handler failed");
+    } else if (k->failing) {
+        finish(k, true, failure != NULL ? failure : "a handler failed");
+    } else {
+        finish(k, false, reason != NULL ? reason : "stopped");
+    }
+    free(failure);
+    free(reason);
+}
+
+void rk__kernel_block_left(rk__kernel_actor *k, uint32_t index)
+{
+    pthread_mutex_lock(&k->lock);
+    if (status_of(k, index) == RK_STATUS_FAILED) {
+        k->failing = true;
+        command(k, RK_COMMAND_ABORT);
+    }
+    bool last = __atomic_sub_fetch(&k->blocks_left, 1, __ATOMIC_RELAXED) == 0;
+    bool mine = last && !k->abandoned && k->phase == RK__PHASE_RUNNING;
+    pthread_cond_broadcast(&k->changed);
+    pthread_mutex_unlock(&k->lock);
+    if (mine) {
+        end(k);
+    }
+}
+
+/* ---- the class ----------------------------------------------------------------------------- */
+
+/* The last kernel in a registry slot; NULL: there was none. */
+static rk__kernel_actor *kernel_at(const rk__actor *a)
+{
+    /* Pairs with the release in adopt. */
+    return __atomic_load_n(&by_slot[a->index], __ATOMIC_ACQUIRE);
+}
+
+static void pushed(rk__actor *a)
+{
+    rk__kernel_actor *k = kernel_at(a);
+    if (k != NULL) {
+        rk__channel_pump(&k->channel);
+    }
+}
+
+/* Brings a launched object and its registry slot together; again: nothing. Somebody may have found
+ * the name, and come here, before launch has. */
+static rk__kernel_actor *adopt(rk__actor *a)
+{
+    rk__kernel_actor *k = a->impl;
+    pthread_mutex_lock(&k->lock);
+    bool first = k->fresh && rk__actor_state(a) == RK_LAUNCHED;
+    if (first) {
+        k->fresh = false;
+        k->actor = a;
+        k->pid = k->instance->self = rk__actor_pid(a);
+        /* Release: k is whole; pairs with kernel_at. */
+        rk_assert(a->index < SLOTS);
+        __atomic_store_n(&by_slot[a->index], k, __ATOMIC_RELEASE);
+    }
+    pthread_mutex_unlock(&k->lock);
+    if (first) {
+        rk__channel_open(&k->channel);
+    }
+    return k;
+}
+
+static int not_started(rk__kernel_actor *k)
+{
+    char text[RK_PID_TEXT];
+    while (k->phase == RK__PHASE_RUNNING || k->phase == RK__PHASE_ENDING) {
+        pthread_cond_wait(&k->changed, &k->lock);
+    }
+    const char *why = k->channel.failure;
+    return rk__fail(RK_EHANDLER, "%s did not start: RK_ON_START failed: %s",
+                    rk_pid_format(k->pid, text), why != NULL ? why : "no reason given");
+}
+
+/* Until RK_ON_START has run in all blocks. */
+static int activate(rk__actor *a)
+{
+    rk__kernel_actor *k = adopt(a);
+    rk__devices_enter(k);
+    pthread_mutex_lock(&k->lock);
+    command(k, RK_COMMAND_RUN);
+    k->blocks_left = k->grid;
+    k->phase = RK__PHASE_RUNNING;
+    int code = k->backend->start(k);
+    if (code < 0) {
+        k->phase = RK__PHASE_LAUNCHED;
+    } else if (await_status(k, RK_STATUS_RUNNING, RK__FOREVER)) {
+        rk__actor_set_state(a, RK_ACTIVE);
+    } else {
+        code = not_started(k);
+    }
+    pthread_mutex_unlock(&k->lock);
+    if (code < 0) {
+        rk__devices_leave(k);
+    }
+    return code;
+}
+
+static int pause_kernel(rk__actor *a, int64_t deadline)
+{
+    rk__kernel_actor *k = adopt(a);
+    char text[RK_PID_TEXT], what[96];
+    int code = 0;
+    pthread_mutex_lock(&k->lock);
+    command(k, RK_COMMAND_PAUSE);
+    if (await_status(k, RK_STATUS_PAUSED, deadline)) {
+        rk__actor_set_state(a, RK_DEACTIVATED);
+    } else if (!running(k)) {
+        code = rk__fail(RK_ESTATE, "%s has failed", rk_pid_format(k->pid, text));
+    } else {
+        code = rk__fail(RK_ETIMEOUT,
+                        "%s reached no message border in time and stays ACTIVE: %s "
+                        "still runs",
+                        rk_pid_format(k->pid, text), busy_text(k, what));
+        command(k, RK_COMMAND_RUN);
+        await_status(k, RK_STATUS_RUNNING, RK__FOREVER); /* those that had paused */
+    }
+    pthread_mutex_unlock(&k->lock);
+    return code;
+}
+
+static int resume(rk__actor *a)
+{
+    rk__kernel_actor *k = adopt(a);
+    char text[RK_PID_TEXT];
+    int code = 0;
+    pthread_mutex_lock(&k->lock);
+    command(k, RK_COMMAND_RUN);
+    /* Before it is waited for: a message that is handled at once finds the actor ACTIVE. And it is
+     * waited for, so that a later pause does not see the PAUSED of this one. */
+    rk__actor_set_state(a, RK_ACTIVE);
+    if (!await_status(k, RK_STATUS_RUNNING, RK__FOREVER)) {
+        code = rk__fail(RK_ESTATE, "%s has failed", rk_pid_format(k->pid, text));
+    }
+    pthread_mutex_unlock(&k->lock);
+    return code;
+}
+
+static void stop(rk__actor *a, const char *reason)
+{
+    rk__kernel_actor *k = adopt(a);
+    pthread_mutex_lock(&k->lock);
+    enum rk__phase phase = k->actor == a ? k->phase : RK__PHASE_GONE;
+    if (phase == RK__PHASE_GONE) { /* an earlier stop has done it meanwhile */
+        pthread_mutex_unlock(&k->lock);
+        return;
+    }
+    if (k->stop_reason == NULL) {
+        k->stop_reason = strdup(reason);
+    }
+    k->stopping = true;
+    if (phase == RK__PHASE_RUNNING) {
+        if (!k->failing) {
+            rk__actor_set_state(a, RK_TERMINATING);
+        }
+        command(k, RK_COMMAND_STOP);
+    } else if (phase == RK__PHASE_LAUNCHED || phase == RK__PHASE_FAILED) {
+        k->phase = RK__PHASE_GONE;
+    }
+    pthread_cond_broadcast(&k->changed);
+    pthread_mutex_unlock(&k->lock);
+    if (phase == RK__PHASE_LAUNCHED) {
+        rk__channel_close(&k->channel, false);
+        finish(k, false, reason);
+    } else if (phase == RK__PHASE_FAILED) {
+        finish(k, true, reason);
+    }
+}
+
+/* Under k->lock: whether the blocks left within a short while. */
+static bool left_in_time(rk__kernel_actor *k)
+{
+    int64_t deadline = rk__now() + KILL_PATIENCE;
+    struct timespec until = {.tv_sec = deadline / 1000000000, .tv_nsec = deadline % 1000000000};
+    int late = 0;
+    while (k->blocks_left > 0 && !late) {
+        late = pthread_cond_timedwait(&k->changed, &k->lock, &until);
+    }
+    return k->blocks_left == 0;
+}
+
+/* A handler cannot be stopped from outside: when it does not end, the actor ends without it, and
+ * its memory stays with the thread that is stuck. */
+static void kill_kernel(rk__actor *a)
+{
+    rk__kernel_actor *k = a->impl;
+    char who[RK_PID_TEXT], what[96], reason[256];
+    pthread_mutex_lock(&k->lock);
+    /* The stop that came before may have ended it already. */
+    bool runs = k->actor == a && k->stopping && k->phase == RK__PHASE_RUNNING;
+    if (runs) {
+        command(k, RK_COMMAND_ABORT);
+    }
+    if (!runs || left_in_time(k)) {
+        pthread_mutex_unlock(&k->lock);
+        return;
+    }
+    k->abandoned = true;
+    pthread_mutex_unlock(&k->lock);
+    snprintf(reason, sizeof reason, "killed: %s did not return", busy_text(k, what));
+    rk__log(RK__LOG_ERROR, rk_pid_format(k->pid, who), "%s; its memory and thread are left behind",
+            reason);
+    rk__channel_close(&k->channel, false);
+    rk__channel_refuse(&k->channel, RK_EDEAD, reason);
+    rk__devices_leave(k);
+    rk__actor_exit(a, true, reason);
+}
+
+static void describe(rk__actor *a, rk_info *info)
+{
+    rk__kernel_actor *k = kernel_at(a);
+    if (k != NULL) {
+        snprintf(info->device, sizeof info->device, "%s",
+                 __atomic_load_n(&k->backend, __ATOMIC_RELAXED)->name);
+        info->memory = __atomic_load_n(&k->memory, __ATOMIC_RELAXED);
+    }
+}
+
+static const rk__actor_class class = {.kind = "kernel",
+                                      .pushed = pushed,
+                                      .activate = activate,
+                                      .pause = pause_kernel,
+                                      .resume = resume,
+                                      .stop = stop,
+                                      .kill = kill_kernel,
+                                      .describe = describe};
+
+/* ---- launch -------------------------------------------------------------------------------- */
+
+static uint32_t chosen(uint32_t option, uint32_t definition)
+{
+    return option != 0 ? option : definition;
+}
+
+/* The options an instance runs with; mailbox and what is under way together make the queue. */
+static int settle(const rk__kernel *kernel, const rk_options *given, rk__kernel_actor *k,
+                  rk_options *out)
+{
+    uint32_t queue = chosen(given->mailbox, kernel->queue_size);
+    *out = *given;
+    out->name = given->name != NULL ? given->name : kernel->base.name;
+    out->full = given->full != RK_FULL_BLOCK ? given->full : kernel->full;
+    k->grid = chosen(given->grid, kernel->grid);
+    k->threads = chosen(given->cpu_threads, kernel->cpu_threads);
+    k->grid = k->grid != 0 ? k->grid : 1;
+    k->threads = k->threads != 0 ? k->threads : 1;
+    if (out->full == RK_FULL_DROP_OLDEST) {
+        return rk__fail(RK_EUNSUPPORTED,
+                        "ring kernel \"%s\": drop_oldest exists on host actors "
+                        "only; use block, reject or drop_newest",
+                        out->name);
+    }
+    if (k->grid > RK__BLOCKS_MAX || k->threads > RK__BLOCKS_MAX) {
+        return rk__fail(RK_ERANGE,
+                        "ring kernel \"%s\": %u blocks of %u threads; the cpu device "
+                        "takes up to %d of each",
+                        out->name, k->grid, k->threads, RK__BLOCKS_MAX);
+    }
+    k->limit = queue / 2 < 1 ? 1 : queue / 2 > UNDER_WAY ? UNDER_WAY : queue / 2;
+    out->mailbox = queue > k->limit ? queue - k->limit : 1;
+    return 0;
+}
+
+/* At least twice the largest payload, so that one fits whole after the rest was read. */
+static uint64_t arena_size(const rk__kernel *kernel)
+{
+    uint64_t largest = 1024, size = ARENA_MIN; /* log records and failure texts are below 1 KiB */
+    for (uint32_t i = 0; i < kernel->type_count; i++) {
+        largest = kernel->types[i]->size > largest ? kernel->types[i]->size : largest;
+    }
+    while (size < 4 * largest) {
+        size *= 2;
+    }
+    return size;
+}
+
+static int prepare(rk__kernel_actor *k, rk__kernel *kernel, rk__module *module)
+{
+    k->kernel = kernel;
+    k->module = module;
+    k->arena_size = arena_size(kernel);
+    k->phase = RK__PHASE_LAUNCHED;
+    k->command = 0;
+    k->stopping = k->failing = k->abandoned = false;
+    k->fresh = true;
+    k->samples = calloc(k->grid, sizeof *k->samples);
+    if (k->samples == NULL) {
+        return rk__fail(RK_ENOMEM, "no memory for ring kernel \"%s\"", kernel->base.name);
+    }
+    int code = k->backend->prepare(k);
+    return code < 0 ? code : rk__channel_prepare(&k->channel, k, k->limit);
+}
+
+int rk__kernel_launch(rk_runtime *rt, rk__definition *definition, const rk_options *options,
+                      rk__actor **out)
+{
+    static const rk_options defaults = RK_OPTIONS_INIT;
+    rk__kernel *kernel = (rk__kernel *)definition;
+    rk__module *module;
+    rk__actor *a;
+    rk_options settled;
+    rk__kernel_actor *k = object_take();
+    int code = k != NULL ? rk__devices_open(rt) : rk__fail(RK_ENOMEM, "no memory for an actor");
+    if (code == 0) {
+        code = settle(kernel, options != NULL ? options : &defaults, k, &settled);
+    }
+    if (code == 0) {
+        code = rk__module_build(rt, kernel, k->threads, &module);
+    }
+    if (code < 0) {
+        if (k != NULL) {
+            object_keep(k);
+        }
+        return code;
+    }
+    __atomic_add_fetch(&definition->refs, 1, __ATOMIC_RELAXED); /* the caller holds one */
+    k->runtime = rt;
+    __atomic_store_n(&k->backend, rk__device_backend(rt), __ATOMIC_RELAXED); /* for describe */
+    code = prepare(k, kernel, module);
+    if (code == 0) {
+        code = rk__actor_launch(&a, rt, &class, k, settled.mailbox, &settled);
+    }
+    if (code < 0) {
+        dismantle(k);
+        return code;
+    }
+    adopt(a);
+    *out = a;
+    return 0;
+}

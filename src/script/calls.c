@@ -1,0 +1,758 @@
+/*
+ * calls.c -- everything in Lua that sends, waits or is called back: methods of pids (send, cast,
+ * call, try_call, stop, kill, ...), receive, reply, sleep, timers, fork; the same for `rk` and
+ * `ctx`.
+ *
+ * A wait is a small machine: a step function that is entered again after each wait, as the
+ * continuation of a yield or by simply going on. What C owns across a wait sits in the waiter,
+ * which the scheduler empties when a coroutine is closed.
+ *
+ * Threads: the state's own.
+ */
+#include "script/scheduler.h"
+
+#include <string.h>
+#include "base/error.h"
+#include "script/values.h"
+
+#define CALL_TIMEOUT INT64_C(5000000000)
+
+enum { MODE_SEND, MODE_CALL, MODE_TRY };
+enum { STAGE_POST, STAGE_ROOM, STAGE_ANSWER };
+
+static const char proxy_class[] = "rk.timeout", timer_class[] = "rk.timer", ctx_class[] = "rk.ctx";
+static const char context_key; /* registry: the `ctx` object */
+
+typedef struct proxy { /* userdata: pid:timeout(s) */
+    rk_pid pid;
+    int64_t timeout;
+} proxy;
+
+static int give_true(lua_State *L)
+{
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* ---- sending and calling ---- */
+
+static int send_failed(lua_State *L, rk__waiter *w, int code)
+{
+    rk_message_release(w->outgoing);
+    w->outgoing = NULL;
+    w->kind = RK__WAIT_NOTHING;
+    return w->mode == MODE_CALL ? rk__lua_raise(L, code, w->to) : rk__lua_fail(L, code);
+}
+
+static int timed_out(const rk__waiter *w, const char *what)
+{
+    char text[RK_PID_TEXT];
+    return rk__fail(RK_ETIMEOUT, "timeout: %s %s within %g s", rk_pid_format(w->to, text), what,
+                    (double)w->timeout / 1e9);
+}
+
+/* Posts once. 0: sent; 1: a ticket for room was left; RK__AGAIN: there is room now. */
+enum { QUEUED = 1, AGAIN = 2 };
+
+static int post(rk__lua_host *host, rk__waiter *w)
+{
+    int code = rk__post(w->to, w->outgoing);
+    rk__actor *target = code == RK_EFULL ? rk__actor_find(w->to) : NULL;
+    if (code == 0) {
+        w->outgoing = NULL;
+        return 0;
+    }
+    if (!target || target->mailbox.full != RK_FULL_BLOCK) {
+        return code;
+    }
+    if (target == host->self) {
+        return rk__fail(RK_ESELF,
+                        "the actor's own mailbox is full (%u messages): waiting for room "
+                        "in it would wait for ever",
+                        target->mailbox.bound);
+    }
+    if (w->deadline <= rk__now()) {
+        return rk__fail(RK_ETIMEOUT, "timeout: the mailbox is full (%u messages)",
+                        target->mailbox.bound);
+    }
+    rk_message *ticket = rk__room_ticket(host->self);
+    if (!ticket) {
+        return rk__fail(RK_ENOMEM, "no memory to wait for a full mailbox");
+    }
+    w->token = ticket->token;
+    if (!rk__mailbox_await_room(&target->mailbox, ticket)) {
+        rk__delivery_free(ticket);
+        return AGAIN;
+    }
+    return QUEUED;
+}
+
+/* Gives the place in the line up; if our turn came just now, the next one gets it. */
+static int no_room(rk__lua_host *host, rk__waiter *w)
+{
+    rk__actor *target = rk__actor_find(w->to);
+    if (target) {
+        rk_message *ticket =
+            rk__mailbox_cancel_room(&target->mailbox, rk__actor_pid(host->self), w->token);
+        if (ticket) {
+            rk__delivery_free(ticket);
+        } else {
+            rk__mailbox_signal_room(&target->mailbox);
+        }
+    }
+    return w->code == RK_ETIMEOUT ? timed_out(w, "had no room in its mailbox")
+                                  : rk__fail(w->code, "interrupted");
+}
+
+static int answered(lua_State *L, rk__waiter *w)
+{
+    rk_message *m = w->message;
+    w->message = NULL;
+    w->kind = RK__WAIT_NOTHING;
+    if (w->code < 0) {
+        return send_failed(L, w,
+                           w->code == RK_ETIMEOUT ? timed_out(w, "did not answer")
+                                                  : rk__fail(w->code, "interrupted"));
+    }
+    if (m->flags & RK__ERROR) {
+        return send_failed(L, w, rk__answer_error(m));
+    }
+    rk__lua_push_delivery(L, m);
+    return 1;
+}
+
+static int send_step(lua_State *L, int status, lua_KContext context)
+{
+    (void)status;
+    rk__lua_host *host = rk__lua_host_of(L);
+    rk__waiter *w = (rk__waiter *)context;
+    for (;;) {
+        if (w->stage == STAGE_ANSWER) {
+            return answered(L, w);
+        }
+        if (w->stage == STAGE_ROOM) {
+            rk__delivery_free(w->message); /* the ticket */
+            w->message = NULL;
+            if (w->code < 0) {
+                return send_failed(L, w, no_room(host, w));
+            }
+        }
+        uint64_t token = w->outgoing->token;
+        int code = post(host, w);
+        if (code < 0) {
+            return send_failed(L, w, code);
+        }
+        if (code == 0 && w->mode == MODE_SEND) {
+            w->kind = RK__WAIT_NOTHING;
+            return give_true(L);
+        }
+        w->stage = code == AGAIN ? STAGE_POST : code == QUEUED ? STAGE_ROOM : STAGE_ANSWER;
+        if (code != AGAIN) {
+            w->token = code == QUEUED ? w->token : token;
+            w->kind = RK__WAIT_REPLY;
+            rk__suspend(host, L, w, send_step);
+        }
+    }
+}
+
+/* takes m */
+static int send_message(lua_State *L, rk_pid to, rk_message *m, int mode, int64_t timeout)
+{
+    rk__lua_host *host = rk__lua_host_of(L);
+    rk__waiter local;
+    if (!m) {
+        return rk__lua_raise(L, RK_ETYPE, to); /* a value that cannot travel */
+    }
+    if (host->filtering) {
+        rk_message_release(m); /* waiter_get refuses */
+    }
+    rk__waiter *w = rk__waiter_get(host, L, &local);
+    w->outgoing = m;
+    w->to = to;
+    w->mode = mode;
+    w->timeout = timeout;
+    w->deadline = rk__deadline(timeout);
+    m->from = rk__actor_pid(host->self);
+    if (mode != MODE_SEND) {
+        if (to == m->from) {
+            return send_failed(
+                L, w, rk__fail(RK_ESELF, "an actor that calls itself would wait for ever"));
+        }
+        m->flags |= RK__CALL;
+        m->token = rk__token_new(host->self);
+    }
+    return send_step(L, LUA_OK, (lua_KContext)w);
+}
+
+/* The target of a method: a pid, or what pid:timeout(s) gave. */
+static rk_pid target_of(lua_State *L, int64_t *timeout)
+{
+    rk_pid pid;
+    *timeout = CALL_TIMEOUT;
+    if (rk__lua_to_pid(L, 1, &pid)) {
+        return pid;
+    }
+    proxy *p = luaL_checkudata(L, 1, proxy_class);
+    *timeout = p->timeout;
+    return p->pid;
+}
+
+static int pid_send(lua_State *L)
+{
+    int64_t timeout;
+    rk_pid to = target_of(L, &timeout);
+    luaL_checkany(L, 2);
+    timeout = rk__lua_timeout(L, 3, timeout);
+    return send_message(L, to, rk__lua_to_delivery(L, 2), MODE_SEND, timeout);
+}
+
+static int pid_cast(lua_State *L)
+{
+    int64_t timeout;
+    size_t size;
+    rk_pid to = target_of(L, &timeout);
+    if (lua_type(L, 2) != LUA_TSTRING) {
+        return pid_send(L);
+    }
+    const char *name = lua_tolstring(L, 2, &size);
+    rk_message *m = rk__lua_to_entry_call(L, name, size, "cast", 3, lua_gettop(L));
+    return send_message(L, to, m, MODE_SEND, timeout);
+}
+
+static int call(lua_State *L, int mode)
+{
+    int64_t timeout;
+    rk_pid to = target_of(L, &timeout);
+    luaL_checkany(L, 2);
+    if (lua_type(L, 2) == LUA_TSTRING) {
+        size_t size;
+        const char *name = lua_tolstring(L, 2, &size);
+        rk_message *m = rk__lua_to_entry_call(L, name, size, "call", 3, lua_gettop(L));
+        return send_message(L, to, m, mode, timeout);
+    }
+    timeout = rk__lua_timeout(L, 3, timeout);
+    return send_message(L, to, rk__lua_to_delivery(L, 2), mode, timeout);
+}
+
+static int pid_call(lua_State *L)
+{
+    return call(L, MODE_CALL);
+}
+
+static int pid_try_call(lua_State *L)
+{
+    return call(L, MODE_TRY);
+}
+
+static int pid_timeout(lua_State *L)
+{
+    rk_pid pid;
+    luaL_argexpected(L, rk__lua_to_pid(L, 1, &pid), 1, "pid");
+    int64_t timeout = rk__lua_timeout(L, 2, -1);
+    proxy *p = lua_newuserdatauv(L, sizeof *p, 0);
+    p->pid = pid;
+    p->timeout = timeout;
+    luaL_setmetatable(L, proxy_class);
+    return 1;
+}
+
+/* ---- stopping ---- */
+
+enum { STOPPING, KILLED };
+#define PAUSE_FIRST   INT64_C(50000)
+#define PAUSE_LONGEST INT64_C(5000000)
+#define KILL_GRACE    INT64_C(2000000000)
+
+/* Looks again and again, less and less often, whether the actor is gone; kills it when its time is
+ * over. seen is the end of that time, timeout the pause between two looks. */
+static int stop_step(lua_State *L, int status, lua_KContext context)
+{
+    (void)status;
+    rk__lua_host *host = rk__lua_host_of(L);
+    rk__waiter *w = (rk__waiter *)context;
+    while (rk__actor_find(w->to)) {
+        char text[RK_PID_TEXT];
+        int64_t now = rk__now(), end = (int64_t)w->seen;
+        if (w->code < 0 || (now >= end && w->stage == KILLED)) {
+            int code = w->code < 0 ? w->code : RK_ETIMEOUT;
+            w->kind = RK__WAIT_NOTHING;
+            rk__fail(code, "%s does not stop", rk_pid_format(w->to, text));
+            return rk__lua_fail(L, code);
+        }
+        if (now >= end) {
+            w->stage = KILLED;
+            end = now + KILL_GRACE;
+            w->seen = (uint64_t)end;
+            rk__actor_kill(w->to, "killed", 0);
+        }
+        w->deadline = now + w->timeout < end ? now + w->timeout : end;
+        w->timeout = w->timeout * 2 < PAUSE_LONGEST ? w->timeout * 2 : PAUSE_LONGEST;
+        w->kind = RK__WAIT_PAUSE;
+        rk__suspend(host, L, w, stop_step);
+    }
+    w->kind = RK__WAIT_NOTHING;
+    return give_true(L);
+}
+
+static int wait_until_gone(lua_State *L, rk_pid pid, int stage, int64_t timeout)
+{
+    rk__lua_host *host = rk__lua_host_of(L);
+    rk__waiter local, *w = rk__waiter_get(host, L, &local);
+    w->to = pid;
+    w->stage = stage;
+    w->seen = (uint64_t)rk__deadline(timeout);
+    w->timeout = PAUSE_FIRST;
+    return stop_step(L, LUA_OK, (lua_KContext)w);
+}
+
+static rk_pid check_pid(lua_State *L)
+{
+    rk_pid pid = RK_NOBODY;
+    luaL_argexpected(L, rk__lua_to_pid(L, 1, &pid), 1, "pid");
+    return pid;
+}
+
+static int pid_stop(lua_State *L)
+{
+    rk_pid pid = check_pid(L);
+    const char *reason = luaL_optstring(L, 2, "stopped");
+    int64_t timeout = rk__lua_timeout(L, 3, CALL_TIMEOUT);
+    int code = rk__actor_verb(pid, RK__TERMINATE, reason, 0);
+    if (code < 0 && code != RK_ETIMEOUT) {
+        return rk__lua_fail(L, code);
+    }
+    if (pid == rk__actor_pid(rk__lua_self(L))) {
+        return give_true(L); /* it reads the request at its next receive */
+    }
+    return wait_until_gone(L, pid, STOPPING, timeout);
+}
+
+static int pid_kill(lua_State *L)
+{
+    rk_pid pid = check_pid(L);
+    int code = rk__actor_kill(pid, luaL_optstring(L, 2, "killed"), 0);
+    if (code < 0 && code != RK_ETIMEOUT) {
+        return rk__lua_fail(L, code);
+    }
+    if (pid == rk__actor_pid(rk__lua_self(L))) {
+        return give_true(L);
+    }
+    return wait_until_gone(L, pid, KILLED, KILL_GRACE);
+}
+
+static int verb_result(lua_State *L, int code)
+{
+    return code < 0 ? rk__lua_fail(L, code) : give_true(L);
+}
+
+static int pid_activate(lua_State *L)
+{
+    return verb_result(L, rk_activate(check_pid(L)));
+}
+
+static int pid_deactivate(lua_State *L)
+{
+    return verb_result(L, rk_deactivate(check_pid(L)));
+}
+
+static int pid_reactivate(lua_State *L)
+{
+    return verb_result(L, rk_reactivate(check_pid(L)));
+}
+
+/* ---- looking ---- */
+
+static void set_integer(lua_State *L, const char *key, lua_Integer value)
+{
+    lua_pushinteger(L, value);
+    lua_setfield(L, -2, key);
+}
+
+static void set_string(lua_State *L, const char *key, const char *value)
+{
+    lua_pushstring(L, value);
+    lua_setfield(L, -2, key);
+}
+
+static int pid_info(lua_State *L)
+{
+    static const char *const bands[] = {"low", "normal", "high", "system"};
+    rk_info info;
+    int code = rk_inspect(check_pid(L), &info);
+    if (code < 0) {
+        return rk__lua_fail(L, code);
+    }
+    lua_createtable(L, 0, 16);
+    lua_pushvalue(L, 1);
+    lua_setfield(L, -2, "pid");
+    if (info.name[0]) {
+        set_string(L, "name", info.name);
+    }
+    set_string(L, "kind", info.kind);
+    set_string(L, "device", info.device);
+    set_string(L, "state", rk_state_name(info.state));
+    set_integer(L, "cpu", info.cpu);
+    lua_createtable(L, 0, 4);
+    for (int i = 0; i < 4; i++) {
+        set_integer(L, bands[i], info.depth[i]);
+    }
+    lua_setfield(L, -2, "mailbox");
+    set_integer(L, "received", (lua_Integer)info.received);
+    set_integer(L, "sent", (lua_Integer)info.sent);
+    set_integer(L, "dropped", (lua_Integer)info.dropped);
+    set_integer(L, "failed", (lua_Integer)info.failed);
+    set_integer(L, "memory", (lua_Integer)info.memory);
+    lua_pushnumber(L, (lua_Number)info.p50 / 1e9);
+    lua_setfield(L, -2, "p50");
+    lua_pushnumber(L, (lua_Number)info.p99 / 1e9);
+    lua_setfield(L, -2, "p99");
+    return 1;
+}
+
+/* ---- receiving ---- */
+
+static void parse_filter(lua_State *L, rk__waiter *w, int index)
+{
+    w->filter_index = index;
+    w->wanted.type = rk__lua_to_type(L, index);
+    if (w->wanted.type) {
+        w->filter = RK__FILTER_TYPE;
+    } else if (lua_type(L, index) == LUA_TSTRING) {
+        w->filter = RK__FILTER_NAME;
+        w->wanted.name = lua_tostring(L, index);
+    } else if (lua_type(L, index) == LUA_TFUNCTION) {
+        w->filter = RK__FILTER_FUNCTION;
+    } else if (!lua_isnil(L, index)) {
+        luaL_typeerror(L, index, "message type, its name, function or timeout");
+    }
+}
+
+static void push_sender(lua_State *L, rk_pid from)
+{
+    if (from == RK_NOBODY) {
+        lua_pushnil(L);
+    } else {
+        rk__lua_push_pid(L, from);
+    }
+}
+
+static int received(lua_State *L, rk_message *m)
+{
+    rk_pid from = m->from;
+    rk__lua_push_delivery(L, m);
+    push_sender(L, from);
+    return 2;
+}
+
+static int receive_end(lua_State *L, int status, lua_KContext context)
+{
+    (void)status;
+    rk__waiter *w = (rk__waiter *)context;
+    rk_message *m = w->message;
+    w->message = NULL;
+    w->kind = RK__WAIT_NOTHING;
+    if (w->raise) {
+        return lua_error(L);
+    }
+    if (w->code < 0) {
+        return rk__lua_fail(L, rk__fail(w->code, "%s", rk_strerror(w->code)));
+    }
+    return received(L, m);
+}
+
+int rk__take_mail(rk__lua_host *host, rk__waiter *w, rk_message **out)
+{
+    rk_message *m = rk__next_mail(host->self, w->filter ? rk__accepts : NULL, w, &w->seen);
+    if (rk__stop_news(host, RK__TOLD_RECEIVE)) {
+        if (m) {
+            rk__mailbox_unget(&host->self->mailbox, m);
+        }
+        return RK_ESTOP;
+    }
+    if (m) {
+        rk__received(host->self, m);
+        *out = m;
+        return 1;
+    }
+    return w->raise ? RK_ELUA : 0;
+}
+
+static int receive(lua_State *L, int first)
+{
+    rk__lua_host *host = rk__lua_host_of(L);
+    rk__waiter local, *w = rk__waiter_get(host, L, &local);
+    bool filtered = lua_type(L, first) != LUA_TNUMBER && !lua_isnone(L, first);
+    if (filtered) {
+        parse_filter(L, w, first);
+    }
+    int64_t timeout = rk__lua_timeout(L, filtered ? first + 1 : first, -1);
+    if (rk__may_take(host)) {
+        int code = rk__take_mail(host, w, &w->message);
+        if (code != 0) {
+            w->code = code < 0 ? code : 0;
+            return receive_end(L, LUA_OK, (lua_KContext)w);
+        }
+    } else if (rk__stop_news(host, RK__TOLD_RECEIVE)) {
+        return rk__lua_fail(L, RK_ESTOP);
+    }
+    w->kind = RK__WAIT_MAIL;
+    w->deadline = rk__deadline(timeout);
+    rk__suspend(host, L, w, receive_end);
+    return receive_end(L, LUA_OK, (lua_KContext)w);
+}
+
+static int module_receive(lua_State *L)
+{
+    return receive(L, 1);
+}
+
+static int ctx_receive(lua_State *L)
+{
+    return receive(L, 2);
+}
+
+/* The iterator of messages(): receives until a stop request, then ends. */
+static int next_message(lua_State *L)
+{
+    lua_settop(L, 0);
+    return receive(L, 1);
+}
+
+static int messages(lua_State *L)
+{
+    lua_pushcfunction(L, next_message);
+    return 1;
+}
+
+/* ---- answering ---- */
+
+static int reply(lua_State *L, int request_index)
+{
+    rk__lua_host *host = rk__lua_host_of(L);
+    luaL_checkany(L, request_index);
+    lua_settop(L, request_index + 1);
+    rk_message *request = rk__lua_server_request(L, request_index);
+    if (!request) {
+        request = rk__lua_request(L, request_index);
+    }
+    if (!request) {
+        return rk__lua_raise(L, RK_EINVAL, RK_NOBODY);
+    }
+    rk_message *answer = rk__lua_to_delivery(L, request_index + 1);
+    if (!answer) {
+        return rk__lua_raise(L, RK_ETYPE, RK_NOBODY);
+    }
+    int code = rk__reply(host->self, request, answer);
+    return code == RK_EINVAL ? rk__lua_raise(L, code, RK_NOBODY) : verb_result(L, code);
+}
+
+static int module_reply(lua_State *L)
+{
+    return reply(L, 1);
+}
+
+static int ctx_reply(lua_State *L)
+{
+    return reply(L, 2);
+}
+
+/* ---- time ---- */
+
+static int sleep_end(lua_State *L, int status, lua_KContext context)
+{
+    (void)status;
+    rk__waiter *w = (rk__waiter *)context;
+    w->kind = RK__WAIT_NOTHING;
+    return verb_result(L, w->code < 0 ? rk__fail(w->code, "%s", rk_strerror(w->code)) : 0);
+}
+
+static int sleep_for(lua_State *L)
+{
+    luaL_checknumber(L, 1);
+    int64_t duration = rk__lua_timeout(L, 1, -1);
+    rk__lua_host *host = rk__lua_host_of(L);
+    rk__waiter local, *w = rk__waiter_get(host, L, &local);
+    if (rk__stop_news(host, RK__TOLD_SLEEP)) {
+        return rk__lua_fail(L, RK_ESTOP);
+    }
+    w->kind = RK__WAIT_SLEEP;
+    w->deadline = rk__deadline(duration);
+    rk__suspend(host, L, w, sleep_end);
+    return sleep_end(L, LUA_OK, (lua_KContext)w);
+}
+
+static int set_timer(lua_State *L, bool periodic)
+{
+    rk__lua_host *host = rk__lua_host_of(L);
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    lua_Number seconds = luaL_checknumber(L, 1);
+    luaL_argcheck(L, seconds >= 0 && (!periodic || seconds > 0), 1,
+                  periodic ? "a period must be above 0 seconds" : "a delay cannot be negative");
+    int64_t delay = rk__seconds(seconds);
+    delay = periodic && delay == 0 ? 1 : delay;
+    rk__callback *callback = lua_newuserdatauv(L, sizeof *callback, 1);
+    memset(callback, 0, sizeof *callback);
+    callback->fires = RK__FIRES_CALLBACK;
+    callback->period = periodic ? seconds : 0;
+    luaL_setmetatable(L, timer_class);
+    lua_pushvalue(L, 2);
+    lua_setiuservalue(L, -2, 1);
+    lua_pushvalue(L, -1);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, callback); /* kept while the timer is set */
+    callback->timer =
+        rk__timers_add(&host->timers, rk__deadline(delay), periodic ? delay : 0, callback);
+    if (!callback->timer) {
+        lua_pushnil(L);
+        lua_rawsetp(L, LUA_REGISTRYINDEX, callback);
+        return luaL_error(L, "out of memory for a timer");
+    }
+    return 1;
+}
+
+static int after(lua_State *L)
+{
+    return set_timer(L, false);
+}
+
+static int every(lua_State *L)
+{
+    return set_timer(L, true);
+}
+
+static int cancel(lua_State *L)
+{
+    rk__lua_host *host = rk__lua_host_of(L);
+    rk__callback *callback = luaL_checkudata(L, 1, timer_class);
+    bool set = rk__timers_cancel(&host->timers, callback->timer);
+    callback->timer = 0;
+    callback->cancelled = true;
+    lua_pushboolean(L, set);
+    lua_pushnil(L);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, callback);
+    return 1;
+}
+
+static int fork_task(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    rk__task_start(rk__lua_host_of(L), L, lua_gettop(L) - 1);
+    return 0;
+}
+
+/* ---- self ---- */
+
+static int self(lua_State *L)
+{
+    rk__lua_push_pid(L, rk__actor_pid(rk__lua_self(L)));
+    return 1;
+}
+
+static int should_terminate(lua_State *L)
+{
+    lua_pushboolean(L, rk_should_terminate());
+    return 1;
+}
+
+static int ctx_log(lua_State *L)
+{
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_replace(L, 1);
+    lua_call(L, lua_gettop(L) - 1, 0);
+    return 0;
+}
+
+/* Fields of ctx that are no methods. */
+static int ctx_field(lua_State *L)
+{
+    const char *key = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "";
+    if (strcmp(key, "should_terminate") == 0) {
+        return should_terminate(L);
+    }
+    if (strcmp(key, "request") == 0) {
+        rk__lua_push_current_request(L);
+        return 1;
+    }
+    return 0;
+}
+
+void rk__lua_push_context(lua_State *L)
+{
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &context_key);
+}
+
+/* ---- opening ---- */
+
+static const luaL_Reg pid_methods[] = {{"send", pid_send},
+                                       {"cast", pid_cast},
+                                       {"call", pid_call},
+                                       {"try_call", pid_try_call},
+                                       {"timeout", pid_timeout},
+                                       {"stop", pid_stop},
+                                       {"terminate", pid_stop},
+                                       {"kill", pid_kill},
+                                       {"info", pid_info},
+                                       {"activate", pid_activate},
+                                       {"deactivate", pid_deactivate},
+                                       {"reactivate", pid_reactivate},
+                                       {NULL, NULL}};
+static const luaL_Reg proxy_methods[] = {{"send", pid_send},
+                                         {"cast", pid_cast},
+                                         {"call", pid_call},
+                                         {"try_call", pid_try_call},
+                                         {NULL, NULL}};
+static const luaL_Reg module_functions[] = {{"self", self},
+                                            {"receive", module_receive},
+                                            {"messages", messages},
+                                            {"reply", module_reply},
+                                            {"sleep", sleep_for},
+                                            {"after", after},
+                                            {"every", every},
+                                            {"cancel", cancel},
+                                            {"fork", fork_task},
+                                            {"should_terminate", should_terminate},
+                                            {NULL, NULL}};
+static const luaL_Reg ctx_methods[] = {{"self", self},
+                                       {"receive", ctx_receive},
+                                       {"messages", messages},
+                                       {"reply", ctx_reply},
+                                       {NULL, NULL}};
+
+static void open_class(lua_State *L, const char *name, const luaL_Reg *methods)
+{
+    luaL_newmetatable(L, name);
+    lua_newtable(L);
+    luaL_setfuncs(L, methods, 0);
+    lua_setfield(L, -2, "__index");
+    lua_pop(L, 1);
+}
+
+/* The rk table is on top: ctx:log is its `log`. */
+static void open_context(lua_State *L)
+{
+    lua_newuserdatauv(L, 0, 0);
+    luaL_newmetatable(L, ctx_class);
+    luaL_newlib(L, ctx_methods);
+    lua_getfield(L, -4, "log");
+    lua_pushcclosure(L, ctx_log, 1);
+    lua_setfield(L, -2, "log");
+    lua_createtable(L, 0, 1);
+    lua_pushcfunction(L, ctx_field);
+    lua_setfield(L, -2, "__index");
+    lua_setmetatable(L, -2);
+    lua_setfield(L, -2, "__index");
+    lua_setmetatable(L, -2);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &context_key);
+}
+
+void rk__lua_open_calls(lua_State *L)
+{
+    static const luaL_Reg timer_methods[] = {{"cancel", cancel}, {NULL, NULL}};
+    luaL_setfuncs(L, module_functions, 0);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, "rk.pid");
+    luaL_setfuncs(L, pid_methods, 0);
+    lua_pop(L, 1);
+    open_class(L, proxy_class, proxy_methods);
+    open_class(L, timer_class, timer_methods);
+    open_context(L);
+    rk__lua_open_coroutines(L);
+}

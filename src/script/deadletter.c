@@ -1,0 +1,157 @@
+/*
+ * deadletter.c -- runtime:on_dead_letter(fn): lost messages shown to Lua.
+ *
+ * The C hook runs on the thread that lost a message and posts a `dead_letter` message to the state
+ * that asked; there the route calls fn. The post is bounded by that state's mailbox: when it is
+ * full, letters are lost, and a letter about a lost letter is never written.
+ *
+ * Threads: the hook, any; the rest, the state's own.
+ */
+#include "script/script.h"
+
+#include <string.h>
+#include "base/error.h"
+#include "script/handles.h"
+
+static const char letter_name[] = "dead_letter";
+static const char functions_key; /* registry: table of serial -> fn */
+
+static const rk_type *letter_type(void)
+{
+    static const rk_field fields[] = {{"target", "pid"},
+                                      {"sender", "pid"},
+                                      {"code", "i32"},
+                                      {"name", "string[64]"},
+                                      {"runtime", "u64"}};
+    static const rk_type *cached;
+    /* Acquire and release pair with each other: the type is complete before the pointer. */
+    const rk_type *type = __atomic_load_n(&cached, __ATOMIC_ACQUIRE);
+    if (type == NULL &&
+        rk_message_define(&type, letter_name, fields, sizeof fields / sizeof fields[0]) == 0) {
+        __atomic_store_n(&cached, type, __ATOMIC_RELEASE);
+    }
+    return type;
+}
+
+static rk_message *letter_new(rk_message *lost, rk_pid to, int code, uint64_t serial)
+{
+    const rk_type *type = letter_type(), *lost_type = rk_message_type(lost);
+    rk_message *m;
+    if (type == NULL || lost_type == type || rk_message_new(&m, type) < 0) {
+        return NULL;
+    }
+    const char *name = lost_type != NULL ? rk_type_name(lost_type) : "";
+    size_t size = strnlen(name, 64);
+    if (rk_set_int(m, "target", (int64_t)to) < 0 ||
+        rk_set_int(m, "sender", (int64_t)rk_message_from(lost)) < 0 ||
+        rk_set_int(m, "code", code) < 0 || rk_set_bytes(m, "name", name, size) < 0 ||
+        rk_set_int(m, "runtime", (int64_t)serial) < 0) {
+        rk_message_release(m);
+        return NULL;
+    }
+    return m;
+}
+
+/* The C hook. Its argument is the runtime's entry, which outlives the hook. */
+static void forward(void *arg, rk_message *lost, rk_pid to, int code)
+{
+    static __thread bool busy __attribute__((tls_model("initial-exec")));
+    rk__handle *handle = arg;
+    rk_pid reader = __atomic_load_n(&handle->reader, __ATOMIC_RELAXED);
+    if (busy || to == reader) {
+        return; /* the reader's own mailbox is what overflows: one letter more would not fit */
+    }
+    busy = true;
+    rk_message *letter = letter_new(lost, to, code, handle->serial);
+    if (letter != NULL && rk__post(reader, letter) < 0) {
+        rk_message_release(letter);
+    }
+    busy = false;
+}
+
+/* ---- in the reader's state ---- */
+
+static void push_functions(lua_State *L)
+{
+    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &functions_key) == LUA_TNIL) {
+        lua_pop(L, 1);
+        lua_newtable(L);
+        lua_pushvalue(L, -1);
+        lua_rawsetp(L, LUA_REGISTRYINDEX, &functions_key);
+    }
+}
+
+static void push_pid_field(lua_State *L, const rk_message *m, const char *field, const char *key)
+{
+    int64_t pid = 0;
+    if (rk_get_int(m, field, &pid) == 0 && pid != 0) {
+        rk__lua_push_pid(L, (rk_pid)pid);
+        lua_setfield(L, -2, key);
+    }
+}
+
+static void push_letter(lua_State *L, const rk_message *m)
+{
+    int64_t code = 0;
+    const void *name = "";
+    size_t size = 0;
+    rk_get_int(m, "code", &code);
+    rk_get_bytes(m, "name", &name, &size);
+    lua_createtable(L, 0, 4);
+    push_pid_field(L, m, "target", "to");
+    push_pid_field(L, m, "sender", "from");
+    lua_pushstring(L, rk_err_name((int)code));
+    lua_setfield(L, -2, "code");
+    if (size > 0) {
+        lua_pushlstring(L, name, size);
+        lua_setfield(L, -2, "type");
+    }
+}
+
+/* Called by the scheduler with each `dead_letter` mail: finds the function of its runtime. */
+static int deliver(lua_State *L)
+{
+    rk_message *m = rk__lua_request(L, 1);
+    int64_t serial = 0;
+    if (m == NULL || rk_get_int(m, "runtime", &serial) < 0) {
+        return 0;
+    }
+    push_functions(L);
+    if (lua_rawgeti(L, -1, serial) != LUA_TFUNCTION) {
+        return 0; /* taken off while the letter was under way */
+    }
+    push_letter(L, m);
+    lua_call(L, 1, 0);
+    return 0;
+}
+
+/* runtime:on_dead_letter(fn | nil) */
+static int on_dead_letter(lua_State *L)
+{
+    rk_runtime *rt = rk__lua_check_runtime(L, 1);
+    if (!lua_isnoneornil(L, 2)) {
+        luaL_checktype(L, 2, LUA_TFUNCTION);
+    }
+    lua_settop(L, 2);
+    rk__handle *handle = rk__handle_of(rt);
+    if (handle == NULL || letter_type() == NULL) {
+        return luaL_error(L, "cannot watch dead letters: %s", rk_errdetail());
+    }
+    push_functions(L);
+    lua_pushvalue(L, 2);
+    lua_rawseti(L, -2, (lua_Integer)handle->serial);
+    __atomic_store_n(&handle->reader, rk__actor_pid(rk__lua_self(L)), __ATOMIC_RELAXED);
+    rk_on_dead_letter(rt, lua_isnil(L, 2) ? NULL : forward, handle);
+    return 0;
+}
+
+void rk__lua_open_deadletters(lua_State *L)
+{
+    lua_pushcfunction(L, deliver);
+    rk__lua_route(L, letter_name);
+    luaL_getmetatable(L, "rk.runtime");
+    lua_getfield(L, -1, "__index");
+    lua_pushcfunction(L, on_dead_letter);
+    lua_setfield(L, -2, "on_dead_letter");
+    lua_pop(L, 2);
+}

@@ -1,0 +1,37 @@
+/* launch.h -- what runtime.c, launch.c, kernel.c and embed.c share: starting actors from Lua. */
+#ifndef RK_SCRIPT_LAUNCH_H
+#define RK_SCRIPT_LAUNCH_H
+
+#include "script/script.h"
+
+/* Pushes the definition of this name as a Lua value ("rk.definition"), which holds a reference, so
+ * it starts what was defined here even when the name was defined again since. RK_ENOENT: the value
+ * pushed is empty. */
+int rk__lua_push_definition(lua_State *L, const char *name);
+void rk__lua_open_definitions(lua_State *L);
+
+/* Methods of runtime objects that live in launch.c. */
+int rk__lua_runtime_launch(lua_State *L);
+int rk__lua_runtime_spawn(lua_State *L);
+int rk__lua_runtime_wait(lua_State *L);
+
+/* state.c: from now on new states look for modules where this one does. */
+void rk__lua_share_paths(lua_State *L);
+
+/* Raises for a key of the table at index that is not in `known` (ends with NULL), listing those. */
+void rk__lua_check_keys(lua_State *L, int index, const char *what, const char *const *known);
+/* "block" "reject" "drop_oldest" "drop_newest" in the field `full` of the table at index; absent:
+ * `otherwise`. Raises for anything else. */
+enum rk_full rk__lua_full(lua_State *L, int index, enum rk_full otherwise);
+/* A whole number from low to high in a field of the table at index; absent: `otherwise`. */
+lua_Integer rk__lua_whole(lua_State *L, int index, const char *key, lua_Integer low,
+                          lua_Integer high, lua_Integer otherwise);
+
+/* A runtime option, on top of the stack, as text (`pin` may be false or a table of cpus); borrows
+ * from what is on the stack. Raises for other types. */
+const char *rk__lua_setting_text(lua_State *L, const char *name);
+
+/* Registry key of the runtime (a light userdata) whose embedding program owns this state. */
+extern const char rk__embedded_runtime_key;
+
+#endif

@@ -1,0 +1,169 @@
+/*
+ * scheduler.h -- what scheduler.c, coroutine.c, calls.c, server.c and luaactor.c share.
+ *
+ * Words: a task is a coroutine that the scheduler itself resumes (the body, forks, timer callbacks);
+ * a waiter is one wait for one thing (mail, the reply with a token, a point in time). A task that
+ * yields waits through its own waiter. Code that cannot yield has a waiter on the C stack and runs
+ * the loop on top of itself until it is done.
+ */
+#ifndef RK_SCRIPT_SCHEDULER_H
+#define RK_SCRIPT_SCHEDULER_H
+
+#include <signal.h>
+#include "actor/timer.h"
+#include "script/script.h"
+
+enum { RK__TOKEN_BUCKETS = 32 };
+
+/* A sleep is cut short by a stop request, a pause is not. */
+typedef enum rk__wait_kind {
+    RK__WAIT_NOTHING,
+    RK__WAIT_MAIL,
+    RK__WAIT_REPLY,
+    RK__WAIT_SLEEP,
+    RK__WAIT_PAUSE
+} rk__wait_kind;
+typedef enum rk__filter { RK__FILTER_NONE, RK__FILTER_TYPE, RK__FILTER_NAME, RK__FILTER_FUNCTION }
+rk__filter;
+/* What the data of a timer begins with. */
+typedef enum rk__fires { RK__FIRES_WAITER, RK__FIRES_CALLBACK } rk__fires;
+/* What a task was told about a stop request: each way of waiting reports it once. */
+enum { RK__TOLD_RECEIVE = 1, RK__TOLD_SLEEP = 2 };
+
+typedef struct rk__task rk__task;
+
+typedef struct rk__waiter {
+    rk__fires fires;
+    rk__wait_kind kind;
+    rk__filter filter;
+    bool done;
+    bool listed;             /* in host->receivers or host->tokens */
+    bool raise;              /* the filter failed: its error is on top of L's stack */
+    int code;                /* 0 or why the wait ended */
+    int stage, mode;         /* calls.c */
+    rk__task *task;          /* woken when done; NULL: a loop looks at `done` */
+    lua_State *L;            /* whose stack has the filter */
+    int filter_index;
+    union {
+        const rk_type *type;
+        const char *name;
+    } wanted;
+    uint64_t seen;           /* mail up to this arrival was offered already */
+    uint64_t token;
+    struct rk__waiter *previous, *next; /* receivers, oldest first; or the chain of a bucket */
+    rk_message *message;     /* what came */
+    rk_message *outgoing;    /* what calls.c is sending */
+    rk_pid to;
+    int64_t deadline, timeout;
+    rk__timer_id timer;
+} rk__waiter;
+
+typedef struct rk__callback {
+    rk__fires fires;
+    bool running;            /* its last call has not returned yet */
+    bool cancelled;          /* a call that is due but has not begun is left out */
+    rk__timer_id timer;      /* 0: fired or cancelled */
+    double period;
+} rk__callback;              /* userdata; user value 1 is the function */
+
+struct rk__task {            /* userdata; user value 1 is the coroutine */
+    lua_State *co;
+    int reference;           /* anchor in the registry */
+    int arguments;           /* on co's stack, for the first resume */
+    uint8_t told;
+    rk__task *previous, *next; /* all tasks of the host; idle ones: next only */
+    rk__task *ready_next;
+    rk__callback *callback;  /* whose call this is */
+    int callback_reference;
+    rk__waiter waiter;
+};
+
+struct rk__lua_host {
+    lua_State *L;            /* main state */
+    rk__actor *self;
+    pthread_t thread;
+    /* Read by the signal handler on the same thread. */
+    lua_State *volatile running;
+    volatile sig_atomic_t interrupted; /* the hook is armed again at every switch */
+    volatile sig_atomic_t killed;      /* for good */
+
+    lua_State *resumed;      /* innermost coroutine resumed through us; NULL: none */
+    rk__waiter *yielding;    /* set just before the scheduler's own yield: the private marker */
+    rk__task *task;          /* the task that runs; NULL: the unmanaged main chunk, or the loop */
+    rk__task *tasks;
+    rk__task *idle;          /* finished coroutines, for reuse */
+    unsigned idle_count;
+    rk__task *ready, *ready_last;
+    rk__waiter *receivers, *receivers_last;
+    rk__waiter *tokens[RK__TOKEN_BUCKETS];
+    unsigned token_count;
+    rk__timers timers;
+    rk__task *body;          /* NULL: the main chunk is not managed */
+    bool body_done, closing;
+    int body_status;
+    uint8_t told;            /* of the unmanaged main chunk */
+    uint8_t stop_announced;
+    unsigned filtering;      /* filter functions that run now: they must not wait */
+    unsigned streak;         /* messages received without looking at anything else */
+    uint64_t seen, route_seen;
+    unsigned routes;         /* type names with a function */
+    size_t *memory_out;      /* atomic: told the size of the Lua heap at each park; may be NULL */
+    rk_message *request;     /* server.c: the named request that is being handled */
+};
+
+/* ---- scheduler.c ---- */
+
+/* Whether L may yield to the scheduler now. */
+bool rk__can_yield(const rk__lua_host *host, lua_State *L);
+/* The waiter to use: the task's own when L can yield, else `local`. Cleared. Raises when waiting is
+ * not possible at all (inside a filter function). */
+rk__waiter *rk__waiter_get(rk__lua_host *host, lua_State *L, rk__waiter *local);
+/* Waits with w (kind, token, filter, deadline are set) until w->done. Yields when L can, and then
+ * continues in k with context w; otherwise blocks and returns. */
+void rk__suspend(rk__lua_host *host, lua_State *L, rk__waiter *w, lua_KFunction k);
+/* Goes on waiting for a waiter that an inner coroutine has begun (coroutine.c). */
+void rk__suspend_again(rk__lua_host *host, lua_State *L, rk__waiter *w, lua_KContext context,
+                       lua_KFunction k);
+/* Marks that execution moves to co; arms the hook there when an interrupt is pending. Gives what
+ * to hand to rk__leave. */
+typedef struct rk__switch {
+    lua_State *running, *resumed;
+} rk__switch;
+rk__switch rk__enter(rk__lua_host *host, lua_State *co);
+void rk__leave(rk__lua_host *host, rk__switch before);
+/* A task for the function and its arguments on top of L (popped), ready to run. Raises on memory. */
+rk__task *rk__task_start(rk__lua_host *host, lua_State *L, int arguments);
+/* Whether mail of this waiter's filter: for the direct path of receive. */
+bool rk__accepts(const rk_message *m, void *waiter);
+/* The stop request this task was not told about yet by this way of waiting. */
+bool rk__stop_news(rk__lua_host *host, uint8_t way);
+/* True when receive may take mail without going through the loop. */
+bool rk__may_take(rk__lua_host *host);
+/* Lets go of an interrupt that has done its work (a REPL's chunk that Ctrl-C stopped). */
+void rk__lua_host_calm(rk__lua_host *host);
+/* Replaces the value on top of L, an error of `co`, by a string with the traceback of co. */
+void rk__traceback(lua_State *L, lua_State *co);
+/* The host whose code the calling thread runs; NULL: none. */
+rk__lua_host *rk__lua_host_current(void);
+/* In the signal handler of a host's thread: it is killed. */
+void rk__lua_interrupt_here(void);
+
+/* ---- calls.c ---- */
+
+/* Mail of w's filter that is there already: 1, and *out is it, marked as received; 0: none;
+ * RK_ESTOP: asked to stop; RK_ELUA: the filter failed. gives */
+int rk__take_mail(rk__lua_host *host, rk__waiter *w, rk_message **out);
+
+/* ---- coroutine.c, server.c ---- */
+
+/* Replaces the functions of the `coroutine` library by ones that let the runtime's yields pass. */
+void rk__lua_open_coroutines(lua_State *L);
+/* Pushes the table of functions that rk/server.lua is built on. */
+void rk__lua_push_server(lua_State *L);
+/* `ctx.request`: pushes the request that is being handled, or nil. */
+void rk__lua_push_current_request(lua_State *L);
+/* The delivery of a request object of server.c; NULL: not one. */
+rk_message *rk__lua_server_request(lua_State *L, int index);
+void rk__lua_push_noreply(lua_State *L); /* rk.noreply */
+
+#endif
