@@ -88,7 +88,7 @@ $(OUT)/librk.a: $(LIB_OBJ)
 
 $(OUT)/librk.so $(OUT)/rk.so: $(LIB_OBJ)
 	@echo "  LINK    $@"
-	$(Q)$(CC) $(SAN) -shared -Wl,-soname,$(notdir $@) -o $@ $^ $(LIBS)
+	$(Q)$(CC) $(SAN) -shared -Wl,-soname,$(notdir $@),-z,nodelete -o $@ $^ $(LIBS)
 
 $(OUT)/obj/%.o: %.c
 	@mkdir -p $(@D) && echo "  CC      $<"

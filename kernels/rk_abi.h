@@ -21,7 +21,7 @@ typedef unsigned short uint16_t;
 typedef unsigned int uint32_t;
 typedef unsigned long long uint64_t;
 typedef uint64_t rk_pid;
-#define INT64_MAX 9223372036854775807ll
+#define INT64_MAX  9223372036854775807ll
 #define INT8_MIN   (-128)
 #define INT8_MAX   127
 #define UINT8_MAX  255
@@ -60,7 +60,7 @@ enum {
     RK_SLOT_INLINE = 40,        /* payload bytes that fit into a slot */
     RK_SHARED_SIZE = 48 * 1024, /* block-shared scratch, the static limit of CUDA */
     RK_LOG_NUMBERS = 8,
-    RK_TYPES_MAX = 255          /* accepts + replies of one definition */
+    RK_TYPES_MAX = 255 /* accepts + replies of one definition */
 };
 
 /*
@@ -90,9 +90,10 @@ enum rk_slot_kind {
 };
 
 enum rk_slot_flag {
-    /* The payload is not inline. To the device: `address` is a pointer to it. From the device: it is
-     * in the arena of the block, whole, at byte words[0]; words[1] is the value that arena_tail gets
-     * once the host has read it (payloads skipped at the end of the arena are counted in it). */
+    /* The payload is not inline. To the device: `address` is a pointer to it. From the device: it
+     * is in the arena of the block, whole, at byte words[0]; words[1] is the value that arena_tail
+     * gets once the host has read it (payloads skipped at the end of the arena are counted in it).
+     */
     RK_SLOT_REF = 1
 };
 
@@ -100,14 +101,14 @@ enum rk_slot_flag {
 #define RK_TOKEN_NONE 0xffffffffu
 
 typedef struct rk_slot {
-    uint32_t stamp;   /* lap-stamped sequence: index + 1; checked in debug builds of the cpu device */
-    uint8_t kind;     /* enum rk_slot_kind */
-    uint8_t flags;    /* enum rk_slot_flag */
+    uint32_t stamp; /* lap-stamped sequence: index + 1; checked in debug builds of the cpu device */
+    uint8_t kind;   /* enum rk_slot_kind */
+    uint8_t flags;  /* enum rk_slot_flag */
     uint8_t priority;
-    uint8_t type;     /* index into the definition's types: accepts, then replies */
-    uint32_t size;    /* payload bytes */
-    uint32_t token;   /* the message's number in this instance: 0, 1, 2, ... as it is pumped */
-    rk_pid peer;      /* to the device: the sender; from the device: the receiver */
+    uint8_t type;   /* index into the definition's types: accepts, then replies */
+    uint32_t size;  /* payload bytes */
+    uint32_t token; /* the message's number in this instance: 0, 1, 2, ... as it is pumped */
+    rk_pid peer;    /* to the device: the sender; from the device: the receiver */
     union {
         uint8_t inline_bytes[RK_SLOT_INLINE];
         uint64_t address;
@@ -149,16 +150,16 @@ struct rk_ctx;
 /* What a definition exports (symbol rk_definition on the cpu; linked by name into a cuda image). */
 typedef struct rk_entry {
     uint32_t abi_version;
-    uint32_t size;         /* sizeof(rk_entry) */
-    uint64_t abi_hash;     /* RK_ABI_HASH of the compiler that built it */
+    uint32_t size;     /* sizeof(rk_entry) */
+    uint64_t abi_hash; /* RK_ABI_HASH of the compiler that built it */
     uint32_t state_size, state_align;
     uint32_t accepts, types; /* types the handlers accept; accepts + replies */
     uint32_t every_count;
-    uint32_t threads;      /* 1: compiled for a block of one thread */
+    uint32_t threads;             /* 1: compiled for a block of one thread */
     const int64_t *every_periods; /* ns */
     void (*handle)(struct rk_ctx *ctx, uint32_t type, const void *payload);
-    void (*start)(struct rk_ctx *ctx);              /* NULL: none */
-    void (*stop)(struct rk_ctx *ctx);               /* NULL: none */
+    void (*start)(struct rk_ctx *ctx);                 /* NULL: none */
+    void (*stop)(struct rk_ctx *ctx);                  /* NULL: none */
     void (*every)(struct rk_ctx *ctx, uint32_t index); /* NULL: none */
 } rk_entry;
 
@@ -174,15 +175,15 @@ typedef struct rk_instance {
 /* One per block; the parameter of the resident loop. */
 typedef struct rk_block {
     /* Constant while the loop runs. */
-    rk_ring *inbox;            /* host -> device */
+    rk_ring *inbox; /* host -> device */
     rk_slot *inbox_slots;
-    rk_ring *outbox;           /* device -> host; block 0 of an instance has one */
+    rk_ring *outbox; /* device -> host; block 0 of an instance has one */
     rk_slot *outbox_slots;
     /* Payloads of the outbox that do not fit a slot, each on a 16-byte border. At least twice the
      * largest payload, so that one always fits after the rest was read. Every block has an arena;
      * that of a block other than 0 is scratch for rk_reply_begin, read by nobody. */
     uint8_t *arena;
-    uint64_t arena_size;       /* bytes, a power of two */
+    uint64_t arena_size; /* bytes, a power of two */
     rk_instance *instance;
     uint8_t *shared;           /* RK_SHARED_SIZE bytes (cpu); unused on cuda */
     struct rk_block *siblings; /* the instance's blocks, as an array */
@@ -193,16 +194,16 @@ typedef struct rk_block {
     /* Written by the host. */
     uint32_t command __attribute__((aligned(64))); /* enum rk_command */
     uint32_t spare1;
-    uint64_t arena_tail;       /* bytes of the arena the host has read, counted for ever */
-    int64_t clock_offset;      /* host clock minus device clock, ns */
+    uint64_t arena_tail;  /* bytes of the arena the host has read, counted for ever */
+    int64_t clock_offset; /* host clock minus device clock, ns */
     uint32_t spare2[10];
     /* Written by the device. */
     uint32_t status __attribute__((aligned(64))); /* enum rk_status */
-    uint32_t progress;         /* messages finished; release after their slots are committed */
-    uint64_t arena_head;       /* bytes of the arena written, counted for ever */
-    uint32_t busy;             /* enum rk_busy: what runs now; 0: nothing */
-    uint32_t steps;            /* handlers begun: the same busy with the same steps is one handler */
-    uint32_t polls_empty;      /* telemetry: polls that found nothing */
+    uint32_t progress;    /* messages finished; release after their slots are committed */
+    uint64_t arena_head;  /* bytes of the arena written, counted for ever */
+    uint32_t busy;        /* enum rk_busy: what runs now; 0: nothing */
+    uint32_t steps;       /* handlers begun: the same busy with the same steps is one handler */
+    uint32_t polls_empty; /* telemetry: polls that found nothing */
     uint32_t spare4;
     uint32_t spare3[8];
 } rk_block;
@@ -211,19 +212,19 @@ typedef struct rk_block {
 typedef struct rk_ctx {
     rk_block *block;
     rk_instance *instance;
-    const rk_slot *message;  /* the slot being handled; NULL in start, stop and every */
-    void *barrier;           /* cpu: of the block's threads; unused on cuda */
-    uint64_t *reduce;        /* cpu: one word per thread, for block reductions */
-    uint32_t thread;         /* in the block */
+    const rk_slot *message; /* the slot being handled; NULL in start, stop and every */
+    void *barrier;          /* cpu: of the block's threads; unused on cuda */
+    uint64_t *reduce;       /* cpu: one word per thread, for block reductions */
+    uint32_t thread;        /* in the block */
     uint32_t threads;
     uint32_t spare;
-    uint32_t replied;        /* rk_reply or rk_forward was called */
-    uint32_t failed;         /* rk_fail was called */
-    uint32_t open_type;      /* rk_reply_begin: type of the open reply, */
-    uint32_t open_size;      /* its bytes (0: none is open), */
+    uint32_t replied;   /* rk_reply or rk_forward was called */
+    uint32_t failed;    /* rk_fail was called */
+    uint32_t open_type; /* rk_reply_begin: type of the open reply, */
+    uint32_t open_size; /* its bytes (0: none is open), */
     uint32_t spare2;
-    uint64_t open_at;        /* where it is in the arena */
-    uint64_t open_end;       /* and words[1] of its slot */
+    uint64_t open_at;  /* where it is in the arena */
+    uint64_t open_end; /* and words[1] of its slot */
 } rk_ctx;
 
 RK_ABI_ASSERT(sizeof(rk_ring) == 192, "rk_ring");

@@ -20,7 +20,7 @@
 
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define RK_CUDA 1
-#define RK_FN static __device__ __inline__ __attribute__((unused))
+#define RK_FN   static __device__ __inline__ __attribute__((unused))
 #else
 #include <math.h>
 #include <sched.h>
@@ -45,9 +45,9 @@
 #define RK_ON_START RK_ENTRY_FN void rk_at_start(rk_ctx *ctx)
 #define RK_ON_STOP  RK_ENTRY_FN void rk_at_stop(rk_ctx *ctx)
 /* RK_EVERY(0.5) { ... }: periodically while active; several are told apart by their lines. */
-#define RK_EVERY(seconds)   RK_EVERY_1(__LINE__)
-#define RK_EVERY_1(line)    RK_EVERY_2(line)
-#define RK_EVERY_2(line)    RK_ENTRY_FN void rk_every_##line(rk_ctx *ctx)
+#define RK_EVERY(seconds) RK_EVERY_1(__LINE__)
+#define RK_EVERY_1(line)  RK_EVERY_2(line)
+#define RK_EVERY_2(line)  RK_ENTRY_FN void rk_every_##line(rk_ctx *ctx)
 /* RK_STATE { int64_t total; }; then rk_state *s = rk_get_state(ctx); zeroed at launch. */
 #define RK_STATE                                                                                   \
     typedef struct rk_state rk_state;                                                              \
@@ -238,10 +238,9 @@ extern const char __start_rk_shared[] __attribute__((visibility("hidden")));
     static const struct {                                                                          \
         char bytes[sizeof(T dims)];                                                                \
     } rk_place_##name __attribute__((section("rk_shared"), aligned(16))) = {{0}};                  \
-    __typeof__(&(*(T(*) dims)0)[0]) name =                                                         \
-        (__typeof__(&(*(T(*) dims)0)[0]))(void *)(ctx->block->shared +                             \
-                                                  ((const char *)&rk_place_##name -                \
-                                                   __start_rk_shared))
+    __typeof__(&(*(T(*) dims)0)[0]) name = (__typeof__(&(                                          \
+        *(T(*) dims)0)[0]))(void *)(ctx->block->shared +                                           \
+                                    ((const char *)&rk_place_##name - __start_rk_shared))
 #endif
 
 /* ---- reductions over the block -------------------------------------------------------------- */
@@ -314,7 +313,8 @@ RK_FN unsigned rk__lane_mask(unsigned lanes)
     RK_FN T RK__NAME(name, suffix)(rk_ctx * ctx, T x)                                              \
     {                                                                                              \
         uint64_t *words = rk__words(ctx);                                                          \
-        unsigned lane = ctx->thread & 31u, lanes = rk__lanes(ctx), warps = (ctx->threads + 31) / 32; \
+        unsigned lane = ctx->thread & 31u, lanes = rk__lanes(ctx),                                 \
+                 warps = (ctx->threads + 31) / 32;                                                 \
         for (unsigned step = 16; step > 0; step /= 2) {                                            \
             T other = __shfl_down_sync(rk__lane_mask(lanes), x, step);                             \
             x = lane + step < lanes ? OP(x, other) : x;                                            \
@@ -412,15 +412,15 @@ RK__NUMBERS(RK__REDUCTIONS)
 #define RK__PICK(name, x) name
 #else
 #define RK__PICK(name, x)                                                                          \
-    _Generic((x) + 0,                                                                              \
-        int: name##_int,                                                                           \
-        unsigned: name##_uint,                                                                     \
-        long: name##_long,                                                                         \
-        unsigned long: name##_ulong,                                                               \
-        long long: name##_llong,                                                                   \
-        unsigned long long: name##_ullong,                                                         \
-        float: name##_float,                                                                       \
-        double: name##_double)
+    _Generic((x) + 0, int                                                                          \
+             : name##_int, unsigned                                                                \
+             : name##_uint, long                                                                   \
+             : name##_long, unsigned long                                                          \
+             : name##_ulong, long long                                                             \
+             : name##_llong, unsigned long long                                                    \
+             : name##_ullong, float                                                                \
+             : name##_float, double                                                                \
+             : name##_double)
 #endif
 #define rk_block_sum(ctx, x)       RK__PICK(rk__sum, x)(ctx, x)
 #define rk_block_min(ctx, x)       RK__PICK(rk__min, x)(ctx, x)
@@ -768,8 +768,10 @@ RK_FN void rk__log_number(rk_log_record *record, float number)
 #define RK__LOG_PUT(number) rk__log_number(&rk_record, number);
 #else
 #define RK__LOG_PUT(number)                                                                        \
-    _Generic((number) + 0, float: rk__log_double, double: rk__log_double, default: rk__log_int)(   \
-        &rk_record, number);
+    _Generic((number) + 0, float                                                                   \
+             : rk__log_double, double                                                              \
+             : rk__log_double, default                                                             \
+             : rk__log_int)(&rk_record, number);
 #endif
 
 RK_FN void rk__log_publish(rk_ctx *ctx, rk_log_record *record, uint32_t level, const char *text)

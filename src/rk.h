@@ -201,20 +201,27 @@ RK_API void rk_interrupt(rk_runtime *rt);
 
 /* ---- actors ------------------------------------------------------------------------------- */
 
-enum rk_full { RK_FULL_BLOCK, RK_FULL_REJECT, RK_FULL_DROP_OLDEST, RK_FULL_DROP_NEWEST };
+/* What a full mailbox does to a sender. DEFAULT: what the definition says, else BLOCK. */
+enum rk_full {
+    RK_FULL_DEFAULT,
+    RK_FULL_BLOCK,
+    RK_FULL_REJECT,
+    RK_FULL_DROP_OLDEST,
+    RK_FULL_DROP_NEWEST
+};
 
 typedef struct rk_options {
     size_t size;          /* sizeof(rk_options), set by RK_OPTIONS_INIT */
     const char *name;     /* registered name; NULL: none (a kernel: the definition's name) */
     int cpu;              /* cpu to pin to; -1: the runtime's policy */
     uint32_t mailbox;     /* bound, messages; 0: 4096 (a kernel: its queue_size) */
-    enum rk_full full;    /* what a full mailbox does to a sender */
+    enum rk_full full;    /* see enum rk_full */
     size_t stack;         /* bytes of thread stack; 0: 256 KiB */
     uint32_t block, grid; /* ring kernels: threads and blocks; 0: the definition's */
     uint32_t cpu_threads; /* ring kernels on cpu: threads of a block; 0: the definition's */
 } rk_options;
 
-#define RK_OPTIONS_INIT {sizeof(rk_options), NULL, -1, 0, RK_FULL_BLOCK, 0, 0, 0, 0}
+#define RK_OPTIONS_INIT {sizeof(rk_options), NULL, -1, 0, RK_FULL_DEFAULT, 0, 0, 0, 0}
 
 /* Body of a C actor; runs on the actor's own thread. Returns 0 or a negative code: the reason of
  * its exit. It should return soon after rk_receive says RK_ESTOP. */

@@ -157,6 +157,8 @@ uint64_t rk__token_new(rk__actor *self);
  * that is in the private queues. With `border` a DEACTIVATED actor rests first, and 0 is also
  * returned when the actor is deactivated while it waits: call rk__border before taking mail. */
 int rk__wait(rk__actor *self, int64_t deadline, bool any, bool border);
+/* The same for replies and system mail alone: other mail does not wake it. */
+int rk__wait_urgent(rk__actor *self, int64_t deadline, bool border);
 /* Between two messages: rests here while the actor is DEACTIVATED. */
 void rk__border(rk__actor *self);
 /* The reply with this token, 0, RK_ETIMEOUT or RK_EINTR. Other replies are late: counted. */

@@ -205,7 +205,7 @@ int rk__actor_launch(rk__actor **out, rk_runtime *rt, const rk__actor_class *cla
         return code;
     }
     code = rk__actor_new(&a, rt, class, impl, options->mailbox != 0 ? options->mailbox : bound,
-                         options->full);
+                         options->full != RK_FULL_DEFAULT ? options->full : RK_FULL_BLOCK);
     if (code < 0) {
         rk__runtime_actor_gone(rt);
         return code;

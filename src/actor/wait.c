@@ -218,6 +218,14 @@ int rk__wait(rk__actor *self, int64_t deadline, bool any, bool border)
     return wait_for(self, deadline, what);
 }
 
+int rk__wait_urgent(rk__actor *self, int64_t deadline, bool border)
+{
+    if (border) {
+        rk__border(self);
+    }
+    return wait_for(self, deadline, REPLIES | SYSTEM | (border ? BORDER : 0));
+}
+
 void rk__late_reply(rk__actor *self, rk_message *m)
 {
     if (!(m->flags & RK__TICKET)) {

@@ -205,14 +205,26 @@ static int check_periods(const rk_entry *entry, const rk__kernel *kernel)
     return 0;
 }
 
+/* With a sanitizer the linker does not ask for every function, and the loader is the first to. */
+static int load_error(const char *path, const rk__kernel *kernel, const char *why)
+{
+    static const char mark[] = "undefined symbol: ";
+    const char *missing = strstr(why, mark);
+    if (missing) {
+        return rk__fail(RK_ECOMPILE,
+                        "kernel \"%s\" does not link:\ncalls what is nowhere to be found: %s",
+                        kernel->base.name, missing + sizeof mark - 1);
+    }
+    return rk__fail(RK_EIO, "kernel \"%s\": cannot load %s: %s", kernel->base.name, path, why);
+}
+
 /* gives library and entry in `out` */
 static int open_library(const char *path, const rk__kernel *kernel, uint32_t threads,
                         rk__module *out)
 {
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library) {
-        return rk__fail(RK_EIO, "kernel \"%s\": cannot load %s: %s", kernel->base.name, path,
-                        dlerror());
+        return load_error(path, kernel, dlerror());
     }
     const rk_entry *entry = (const rk_entry *)dlsym(library, "rk_definition");
     const char *fault = entry_fault(entry, kernel, threads);
@@ -264,8 +276,7 @@ static int load(const char *path, rk__hash128 key, const rk__kernel *kernel, uin
 static bool beside(const char *path, const char *end, char *out, size_t size)
 {
     const char *slash = strrchr(path, '/');
-    int length =
-        snprintf(out, size, "%.*s%s", slash ? (int)(slash - path) : 1, slash ? path : ".", end);
+    int length = slash ? snprintf(out, size, "%.*s%s", (int)(slash - path), path, end) : 0;
     return length > 0 && (size_t)length < size;
 }
 
@@ -277,8 +288,9 @@ static bool ready_folder(int n, char *out, size_t size)
     Dl_info library = {0};
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
     program[length > 0 ? length : 0] = '\0';
-    if (!dladdr((void *)&table_lock, &library) || !library.dli_fname) {
-        library.dli_fname = program;
+    if (!dladdr((void *)&table_lock, &library) || !library.dli_fname ||
+        library.dli_fname[0] != '/') {
+        library.dli_fname = program; /* linked into it, and named as it was called */
     }
     switch (n) {
     case 0:

@@ -479,7 +479,7 @@ static int settle(const rk__kernel *kernel, const rk_options *given, rk__kernel_
     uint32_t queue = chosen(given->mailbox, kernel->queue_size);
     *out = *given;
     out->name = given->name != NULL ? given->name : kernel->base.name;
-    out->full = given->full != RK_FULL_BLOCK ? given->full : kernel->full;
+    out->full = given->full != RK_FULL_DEFAULT ? given->full : kernel->full;
     k->grid = chosen(given->grid, kernel->grid);
     k->threads = chosen(given->cpu_threads, kernel->cpu_threads);
     k->grid = k->grid != 0 ? k->grid : 1;

@@ -113,9 +113,13 @@ static int line_of(const rk__kernel *kernel, const char *name, size_t size)
     return 0;
 }
 
-/* A static local `n` of a function is called n.0 in the object. */
+/* A static local `n` of a function f is called n.0 by gcc and f.n by clang. */
 static void describe(rk__strbuf *out, const rk__kernel *kernel, const char *name)
 {
+    const char *dot = strchr(name, '.');
+    if (dot && is_word(dot[1]) && !(dot[1] >= '0' && dot[1] <= '9')) {
+        name = dot + 1;
+    }
     size_t size = strcspn(name, ".");
     int line = line_of(kernel, name, size);
     rk__strbuf_addf(out, "%s%.*s", out->size ? ", " : "", (int)size, name);

@@ -159,9 +159,22 @@ static void push_message(lua_State *L, struct restore *r)
     rk__lua_push_unsent(L, m);
 }
 
+/* Types, pids and the like need what luaopen_rk sets up; a state may not have required it yet. */
+static void need_rk(lua_State *L)
+{
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    bool loaded = lua_getfield(L, -1, "rk") != LUA_TNIL;
+    lua_pop(L, 2);
+    if (!loaded) {
+        luaL_requiref(L, "rk", luaopen_rk, 0);
+        lua_pop(L, 1);
+    }
+}
+
 static void push_handle(lua_State *L, struct restore *r, uint8_t tag)
 {
     const rk_type *type;
+    need_rk(L);
     switch (tag) {
     case RK__IMAGE_TYPE:
         memcpy(&type, take(r, sizeof type), sizeof type);

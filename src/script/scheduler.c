@@ -11,7 +11,7 @@
  * runs on top of the code that waits, serving only that one waiter; on a main chunk that is no
  * coroutine it serves everybody meanwhile.
  *
- * Threads: the host's own; rk__lua_host_interrupt any. Order: receivers are served in the order in
+ * Threads: the host's own. Order: receivers are served in the order in
  * which they began to wait, tasks run in the order in which they became ready.
  */
 #include "script/scheduler.h"
@@ -22,35 +22,7 @@
 
 enum { IDLE_MAX = 16, STREAK_MAX = 64 };
 
-static const char host_key, routes_key; /* their addresses are keys in the registry */
-
-/* The host whose code this thread runs; read by the signal handler, hence initial-exec. */
-static __thread rk__lua_host *current __attribute__((tls_model("initial-exec")));
-
-/* ---- the host of a state ---- */
-
-rk__lua_host *rk__lua_host_of(lua_State *L)
-{
-    /* A coroutine has a copy of the main thread's word, with bit 0 set while it waits. A coroutine
-     * older than the host has anything there, so the word is only compared, never followed. */
-    uintptr_t word = *(uintptr_t *)lua_getextraspace(L) & ~(uintptr_t)1;
-    if (current && word == (uintptr_t)current) {
-        return current;
-    }
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &host_key);
-    rk__lua_host *host = lua_touserdata(L, -1);
-    lua_pop(L, 1);
-    if (host) {
-        *(rk__lua_host **)lua_getextraspace(L) = host;
-        current = host;
-    }
-    return host;
-}
-
-rk__actor *rk__lua_self(lua_State *L)
-{
-    return rk__lua_host_of(L)->self;
-}
+/* ---- waiters ---- */
 
 static void waiter_release(rk__waiter *w)
 {
@@ -59,152 +31,12 @@ static void waiter_release(rk__waiter *w)
     w->message = w->outgoing = NULL;
 }
 
-/* Runs at lua_close: what C owns goes, no Lua code is started any more. */
-static int host_gc(lua_State *L)
-{
-    rk__lua_host *host = lua_touserdata(L, 1);
-    rk_message_release(host->request);
-    host->request = NULL;
-    rk__timers_free(&host->timers);
-    if (current == host) {
-        current = NULL;
-    }
-    return 0;
-}
-
-static int host_new(lua_State *L)
-{
-    rk__lua_host *host = lua_newuserdatauv(L, sizeof *host, 0);
-    memset(host, 0, sizeof *host);
-    host->timers = (rk__timers)RK__TIMERS_INIT;
-    lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
-    host->L = lua_tothread(L, -1);
-    host->running = host->L;
-    host->self = lua_touserdata(L, 1);
-    host->thread = pthread_self();
-    lua_pop(L, 1);
-    lua_createtable(L, 0, 1);
-    lua_pushcfunction(L, host_gc);
-    lua_setfield(L, -2, "__gc");
-    lua_setmetatable(L, -2);
-    lua_rawsetp(L, LUA_REGISTRYINDEX, &host_key);
-    /* A kill that came before there was anything to interrupt. Pairs with the store in kill. */
-    if (host->self->runtime && __atomic_load_n(&host->self->interrupted, __ATOMIC_SEQ_CST)) {
-        host->killed = host->interrupted = 1;
-    }
-    *(rk__lua_host **)lua_getextraspace(host->L) = host;
-    current = host;
-    return 0;
-}
-
-int rk__lua_host_open(lua_State *L, rk__actor *self)
-{
-    rk__lua_host *host = rk__lua_host_of(L);
-    if (host) {
-        host->self = self;
-        return 0;
-    }
-    if (!lua_checkstack(L, 4)) {
-        return rk__fail(RK_ENOMEM, "out of memory for the scheduler of a Lua state");
-    }
-    lua_pushcfunction(L, host_new);
-    lua_pushlightuserdata(L, self);
-    if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
-        lua_pop(L, 1);
-        return rk__fail(RK_ENOMEM, "out of memory for the scheduler of a Lua state");
-    }
-    return 0;
-}
-
-/* ---- interrupts ---- */
-
-static void interrupt_hook(lua_State *L, lua_Debug *where)
-{
-    (void)where;
-    rk__lua_host *host = rk__lua_host_of(L);
-    luaL_error(L, host->killed ? "killed" : "interrupted");
-}
-
-static void arm(lua_State *L)
-{
-    lua_sethook(L, interrupt_hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
-}
-
-void rk__lua_host_interrupt(rk__lua_host *host)
-{
-    if (!pthread_equal(pthread_self(), host->thread)) {
-        /* Only the thread itself may set a hook; its signal handler comes back here. */
-        rk_runtime *rt = host->self->runtime;
-        host->interrupted = 1;
-        pthread_kill(host->thread, rt ? rt->kill_signal : SIGINT);
-        return;
-    }
-    /* Written before running is read; rk__enter writes running, then reads this. Same thread, so
-     * the volatile accesses keep their order. */
-    host->interrupted = 1;
-    arm(host->running);
-}
-
-rk__lua_host *rk__lua_host_current(void)
-{
-    return current;
-}
-
-void rk__lua_interrupt_here(void)
-{
-    rk__lua_host *host = current;
-    if (host) {
-        host->killed = 1;
-        host->interrupted = 1;
-        arm(host->running);
-    }
-}
-
-void rk__lua_host_calm(rk__lua_host *host)
-{
-    if (!host->killed) {
-        host->interrupted = 0;
-        lua_sethook(host->running, NULL, 0, 0);
-    }
-}
-
-static void switch_to(rk__lua_host *host, lua_State *running)
-{
-    host->running = running;
-    if (host->interrupted) {
-        arm(running);
-    } else if (lua_gethook(running) == interrupt_hook) {
-        lua_sethook(running, NULL, 0, 0);
-    }
-}
-
-rk__switch rk__enter(rk__lua_host *host, lua_State *co)
-{
-    rk__switch before = {host->running, host->resumed};
-    host->resumed = co;
-    switch_to(host, co);
-    return before;
-}
-
-void rk__leave(rk__lua_host *host, rk__switch before)
-{
-    host->resumed = before.resumed;
-    switch_to(host, before.running);
-}
-
-/* ---- waiters ---- */
-
-static rk__waiter **bucket_of(rk__lua_host *host, uint64_t token)
-{
-    return &host->tokens[token % RK__TOKEN_BUCKETS];
-}
-
 static void list_waiter(rk__lua_host *host, rk__waiter *w)
 {
     w->listed = true;
     w->previous = w->next = NULL;
     if (w->kind == RK__WAIT_REPLY) {
-        rk__waiter **bucket = bucket_of(host, w->token);
+        rk__waiter **bucket = rk__token_bucket(host, w->token);
         w->next = *bucket;
         if (w->next) {
             w->next->previous = w;
@@ -234,7 +66,7 @@ static void unlist_waiter(rk__lua_host *host, rk__waiter *w)
     } else if (w->kind == RK__WAIT_MAIL) {
         host->receivers = w->next;
     } else if (w->kind == RK__WAIT_REPLY) {
-        *bucket_of(host, w->token) = w->next;
+        *rk__token_bucket(host, w->token) = w->next;
     }
     host->token_count -= w->kind == RK__WAIT_REPLY;
 }
@@ -246,8 +78,7 @@ static void make_ready(rk__lua_host *host, rk__task *task)
     host->ready_last = task;
 }
 
-/* Ends a wait: `code` says why, or 0. Takes m. */
-static void finish(rk__lua_host *host, rk__waiter *w, int code, rk_message *m)
+void rk__finish_wait(rk__lua_host *host, rk__waiter *w, int code, rk_message *m)
 {
     unlist_waiter(host, w);
     rk__timers_cancel(&host->timers, w->timer);
@@ -285,7 +116,7 @@ static void begin(rk__lua_host *host, rk__waiter *w, bool with_timer)
     if (with_timer && w->deadline != RK__FOREVER) {
         w->timer = rk__timers_add(&host->timers, w->deadline, 0, w);
         if (!w->timer) {
-            finish(host, w, rk__fail(RK_ENOMEM, "out of memory for a timer"), NULL);
+            rk__finish_wait(host, w, rk__fail(RK_ENOMEM, "out of memory for a timer"), NULL);
         }
     }
 }
@@ -480,267 +311,6 @@ static void run_ready(rk__lua_host *host, rk__waiter *until)
     }
 }
 
-/* ---- replies, timers, mail ---- */
-
-static void take_replies(rk__lua_host *host)
-{
-    rk_message *m;
-    while ((m = rk__mailbox_reply(&host->self->mailbox)) != NULL) {
-        rk__waiter *w = *bucket_of(host, m->token);
-        while (w && w->token != m->token) {
-            w = w->next;
-        }
-        if (w && m->to_generation == host->self->generation) {
-            finish(host, w, 0, m);
-        } else {
-            rk__late_reply(host->self, m);
-        }
-    }
-}
-
-/* Under pcall: starts the coroutine of a timer callback (light userdata at 1). */
-static int start_callback(lua_State *L)
-{
-    rk__lua_host *host = rk__lua_host_of(L);
-    rk__callback *callback = lua_touserdata(L, 1);
-    lua_rawgetp(L, LUA_REGISTRYINDEX, callback);
-    lua_pushvalue(L, -1);
-    int reference = luaL_ref(L, LUA_REGISTRYINDEX);
-    lua_getiuservalue(L, -1, 1);
-    rk__task *task = rk__task_start(host, L, 0);
-    task->callback = callback;
-    task->callback_reference = reference;
-    callback->running = true;
-    if (callback->period <= 0) {
-        callback->timer = 0;
-        lua_pushnil(L);
-        lua_rawsetp(L, LUA_REGISTRYINDEX, callback);
-    }
-    return 0;
-}
-
-static int start_routed(lua_State *L)
-{
-    rk_message *m = lua_touserdata(L, 1);
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &routes_key);
-    lua_getfield(L, -1, m->body->type->name);
-    rk__lua_push_delivery(L, m);
-    rk__task_start(rk__lua_host_of(L), L, 1);
-    return 0;
-}
-
-/* Runs one of the two above where no memory error may get out. */
-static bool protected_start(rk__lua_host *host, lua_CFunction start, void *what)
-{
-    lua_State *L = host->running;
-    lua_pushcfunction(L, start);
-    lua_pushlightuserdata(L, what);
-    if (lua_pcall(L, 1, 0, 0) == LUA_OK) {
-        return true;
-    }
-    rk__log(RK__LOG_ERROR, NULL, "cannot start a coroutine: %s", luaL_optstring(L, -1, "?"));
-    lua_pop(L, 1);
-    return false;
-}
-
-static void fire_timers(rk__lua_host *host)
-{
-    int64_t nearest = rk__timers_next(&host->timers), now;
-    void *data;
-    if (nearest == RK__FOREVER || nearest > (now = rk__now())) {
-        return;
-    }
-    while (rk__timers_pop(&host->timers, now, &data)) {
-        if (*(rk__fires *)data == RK__FIRES_CALLBACK) {
-            rk__callback *callback = data;
-            if (!callback->running) { /* a tick is left out while the last call still runs */
-                protected_start(host, start_callback, callback);
-            }
-        } else {
-            rk__waiter *w = data;
-            w->timer = 0;
-            finish(host, w, w->kind >= RK__WAIT_SLEEP ? 0 : RK_ETIMEOUT, NULL);
-        }
-    }
-}
-
-static int call_filter(lua_State *L)
-{
-    const rk_message *m = lua_touserdata(L, 1);
-    rk_message *copy;
-    lua_settop(L, 2); /* the filter itself */
-    if (rk_message_share(&copy, (rk_message *)m) < 0) {
-        return luaL_error(L, "%s", rk_errdetail());
-    }
-    copy->from = m->from;
-    copy->correlation = m->correlation;
-    if (!copy->body->type) {
-        copy->flags |= RK__REPLY; /* nobody can answer it, so nothing need be remembered */
-    }
-    rk__lua_push_delivery(L, copy);
-    rk__lua_push_pid(L, m->from);
-    lua_call(L, 2, 1);
-    lua_pushboolean(L, lua_toboolean(L, -1));
-    return 1;
-}
-
-/* A function looks at a copy of the candidate: nothing is consumed. Its error ends the wait. */
-static bool accepted_by_function(rk__waiter *w, const rk_message *m)
-{
-    rk__lua_host *host = rk__lua_host_of(w->L);
-    lua_State *L = host->running;
-    if (w->raise || !lua_checkstack(L, 8) || !lua_checkstack(w->L, 4)) {
-        return false;
-    }
-    lua_pushcfunction(L, call_filter);
-    lua_pushlightuserdata(L, (void *)m);
-    lua_pushvalue(w->L, w->filter_index);
-    if (L != w->L) {
-        lua_xmove(w->L, L, 1);
-    }
-    host->filtering++;
-    bool failed = lua_pcall(L, 2, 1, 0) != LUA_OK;
-    host->filtering--;
-    if (failed) {
-        w->raise = true;
-        if (L != w->L) {
-            lua_xmove(L, w->L, 1);
-        }
-        return false;
-    }
-    bool taken = lua_toboolean(L, -1);
-    lua_pop(L, 1);
-    return taken;
-}
-
-bool rk__accepts(const rk_message *m, void *waiter)
-{
-    rk__waiter *w = waiter;
-    const rk_type *type = m->body->type;
-    switch (w->filter) {
-    case RK__FILTER_TYPE:
-        return type == w->wanted.type;
-    case RK__FILTER_NAME:
-        return type && strcmp(type->name, w->wanted.name) == 0;
-    case RK__FILTER_FUNCTION:
-        return accepted_by_function(w, m);
-    default:
-        return true;
-    }
-}
-
-static bool routed(const rk_message *m, void *arg)
-{
-    rk__lua_host *host = arg;
-    if (!m->body->type || (m->flags & RK__SYSTEM && m->flags & RK__STOP)) {
-        return false;
-    }
-    lua_State *L = host->running;
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &routes_key);
-    lua_pushstring(L, m->body->type->name);
-    bool found = lua_rawget(L, -2) != LUA_TNIL;
-    lua_pop(L, 2);
-    return found;
-}
-
-static bool nobody(const rk_message *m, void *arg)
-{
-    (void)m, (void)arg;
-    return false;
-}
-
-static void offer_to(rk__lua_host *host, rk__waiter *w)
-{
-    rk_message *m = rk__next_mail(host->self, w->filter ? rk__accepts : NULL, w, &w->seen);
-    if (m) {
-        rk__received(host->self, m);
-        finish(host, w, 0, m);
-    } else if (w->raise) {
-        finish(host, w, RK_ELUA, NULL);
-    }
-}
-
-bool rk__stop_news(rk__lua_host *host, uint8_t way)
-{
-    uint8_t *told = host->task ? &host->task->told : &host->told;
-    if (!__atomic_load_n(&host->self->stop_requested, __ATOMIC_RELAXED) || *told & way) {
-        return false;
-    }
-    *told |= way;
-    host->self->stop_reported = true;
-    return true;
-}
-
-static void tell_stop(rk__lua_host *host, rk__waiter *w, uint8_t *told)
-{
-    uint8_t way = w->kind == RK__WAIT_MAIL    ? RK__TOLD_RECEIVE
-                  : w->kind == RK__WAIT_SLEEP ? RK__TOLD_SLEEP
-                                              : 0;
-    if (way && !w->done && !(*told & way)) {
-        *told |= way;
-        host->self->stop_reported = true;
-        finish(host, w, RK_ESTOP, NULL);
-    }
-}
-
-/* Everybody who waits for mail or time hears of a stop request, once. */
-static void announce_stop(rk__lua_host *host, rk__waiter *until)
-{
-    if (!__atomic_load_n(&host->self->stop_requested, __ATOMIC_RELAXED)) {
-        return;
-    }
-    if (until && !until->task) {
-        tell_stop(host, until, host->task ? &host->task->told : &host->told);
-    }
-    if (!host->stop_announced && (!until || !host->task)) {
-        host->stop_announced = 1;
-        for (rk__task *t = host->tasks; t; t = t->next) {
-            if (t->waiter.kind != RK__WAIT_NOTHING && t->waiter.task == t) {
-                tell_stop(host, &t->waiter, &t->told);
-            }
-        }
-    }
-}
-
-/* Offers what is there: routes first, then the receivers in the order of waiting. */
-static void offer_round(rk__lua_host *host)
-{
-    rk_message *m;
-    while (host->routes &&
-           (m = rk__next_mail(host->self, routed, host, &host->route_seen)) != NULL) {
-        rk__received(host->self, m);
-        protected_start(host, start_routed, m);
-    }
-    for (rk__waiter *w = host->receivers, *next; w; w = next) {
-        next = w->next;
-        offer_to(host, w);
-    }
-}
-
-/* Takes intake in (stop requests are seen by that) and offers it; `only`: to that waiter alone.
- * What comes while later receivers look has not been seen by earlier ones: then once more, because
- * parking waits for intake, not for what has been taken in. */
-static void offer_mail(rk__lua_host *host, rk__waiter *only)
-{
-    const rk__mailbox *mailbox = &host->self->mailbox;
-    uint64_t arrived;
-    do {
-        rk__next_mail(host->self, nobody, NULL, &host->seen);
-        arrived = mailbox->sequence;
-        if (!only) {
-            offer_round(host);
-        } else if (only->kind == RK__WAIT_MAIL && !only->done) {
-            offer_to(host, only);
-        }
-    } while (mailbox->sequence != arrived);
-}
-
-bool rk__may_take(rk__lua_host *host)
-{
-    return ++host->streak < STREAK_MAX && !host->ready && !host->receivers && !host->routes &&
-           rk__actor_state(host->self) != RK_DEACTIVATED;
-}
-
 /* ---- the loop ---- */
 
 static void interrupted(rk__lua_host *host, rk__waiter *until)
@@ -751,19 +321,14 @@ static void interrupted(rk__lua_host *host, rk__waiter *until)
     }
     rk__waiter *w = until ? until : &host->body->waiter;
     if (!w->done && (until || w->kind != RK__WAIT_NOTHING)) {
-        finish(host, w, rk__fail(RK_EINTR, "interrupted"), NULL);
+        rk__finish_wait(host, w, rk__fail(RK_EINTR, "interrupted"), NULL);
     }
-}
-
-static int64_t park_deadline(rk__lua_host *host, const rk__waiter *until, bool others)
-{
-    return others ? rk__timers_next(&host->timers) : until->deadline;
 }
 
 static void expire(rk__lua_host *host, rk__waiter *w)
 {
     if (!w->done && w->deadline != RK__FOREVER && w->deadline <= rk__now()) {
-        finish(host, w, w->kind >= RK__WAIT_SLEEP ? 0 : RK_ETIMEOUT, NULL);
+        rk__finish_wait(host, w, w->kind >= RK__WAIT_SLEEP ? 0 : RK_ETIMEOUT, NULL);
     }
 }
 
@@ -789,27 +354,31 @@ static void loop(rk__lua_host *host, rk__waiter *until, bool others)
         }
         if (host->killed) {
             if (until) {
-                finish(host, until, rk__fail(RK_EINTR, "killed"), NULL);
+                rk__finish_wait(host, until, rk__fail(RK_EINTR, "killed"), NULL);
             }
             return;
         }
-        take_replies(host);
-        bool border = host->token_count == 0;
-        if (!border || rk__actor_state(host->self) != RK_DEACTIVATED) {
-            /* Mail before timers: a receive that polls gets what is there. */
-            offer_mail(host, others ? NULL : until);
-            announce_stop(host, until);
-            if (others) {
-                fire_timers(host);
-            } else {
-                expire(host, until);
-            }
+        rk__take_replies(host);
+        bool border = host->token_count == 0; /* nobody is in the middle of a call */
+        if (border) {
+            rk__border(host->self);
+        }
+        /* Mail before timers: a receive that polls gets what is there. */
+        rk__offer_mail(host, others ? NULL : until);
+        rk__announce_stop(host, until);
+        if (others) {
+            rk__fire_timers(host);
+        } else {
+            expire(host, until);
         }
         if (finished(host, until) || (others && host->ready)) {
             continue;
         }
         tell_memory(host);
-        int rc = rk__wait(host->self, park_deadline(host, until, others), false, border);
+        int64_t deadline = others ? rk__timers_next(&host->timers) : until->deadline;
+        int rc = rk__listening(host, others ? NULL : until)
+                     ? rk__wait(host->self, deadline, false, border)
+                     : rk__wait_urgent(host->self, deadline, border);
         host->task = task;
         if (rc == RK_EINTR) {
             interrupted(host, until);
@@ -892,21 +461,4 @@ int rk__lua_host_run(lua_State *L, int arguments)
     }
     host->body = NULL;
     return rc;
-}
-
-/* ---- routes ---- */
-
-void rk__lua_route(lua_State *L, const char *type_name)
-{
-    rk__lua_host *host = rk__lua_host_of(L);
-    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &routes_key) == LUA_TNIL) {
-        lua_pop(L, 1);
-        lua_newtable(L);
-        lua_pushvalue(L, -1);
-        lua_rawsetp(L, LUA_REGISTRYINDEX, &routes_key);
-    }
-    lua_insert(L, -2);
-    lua_setfield(L, -2, type_name);
-    lua_pop(L, 1);
-    host->routes++;
 }

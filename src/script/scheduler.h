@@ -1,5 +1,5 @@
 /*
- * scheduler.h -- what scheduler.c, coroutine.c, calls.c, server.c and luaactor.c share.
+ * scheduler.h -- what host, scheduler, mail, coroutine, calls, control, server and luaactor.c share.
  *
  * Words: a task is a coroutine that the scheduler itself resumes (the body, forks, timer callbacks);
  * a waiter is one wait for one thing (mail, the reply with a token, a point in time). A task that
@@ -105,13 +105,55 @@ struct rk__lua_host {
     uint8_t stop_announced;
     unsigned filtering;      /* filter functions that run now: they must not wait */
     unsigned streak;         /* messages received without looking at anything else */
-    uint64_t seen, route_seen;
+    uint64_t route_seen;
     unsigned routes;         /* type names with a function */
     size_t *memory_out;      /* atomic: told the size of the Lua heap at each park; may be NULL */
     rk_message *request;     /* server.c: the named request that is being handled */
 };
 
+/* ---- host.c ---- */
+
+/* Marks that execution moves to co; arms the hook there when an interrupt is pending. Gives what
+ * to hand to rk__leave. */
+typedef struct rk__switch {
+    lua_State *running, *resumed;
+} rk__switch;
+rk__switch rk__enter(rk__lua_host *host, lua_State *co);
+void rk__leave(rk__lua_host *host, rk__switch before);
+/* Lets go of an interrupt that has done its work (a REPL's chunk that Ctrl-C stopped). */
+void rk__lua_host_calm(rk__lua_host *host);
+/* The host whose code the calling thread runs; NULL: none. */
+rk__lua_host *rk__lua_host_current(void);
+/* In the signal handler of a host's thread: it is killed. */
+void rk__lua_interrupt_here(void);
+
+/* ---- mail.c ---- */
+
+void rk__take_replies(rk__lua_host *host);
+void rk__fire_timers(rk__lua_host *host);
+/* Offers mail to everybody, or to `only`. What comes in while later receivers look has not been seen
+ * by earlier ones: then once more, because parking waits for intake, not for what was taken in. When
+ * nobody listens, mail stays where it is and only stop requests are read. */
+void rk__offer_mail(rk__lua_host *host, rk__waiter *only);
+/* Whether anybody (`only`: that waiter) wants mail. */
+bool rk__listening(const rk__lua_host *host, const rk__waiter *only);
+/* Everybody who waits for mail or time hears of a stop request, once. */
+void rk__announce_stop(rk__lua_host *host, rk__waiter *until);
+/* Whether m passes the filter of a waiter. */
+bool rk__accepts(const rk_message *m, void *waiter);
+/* A stop request this task was not told about yet by this way of waiting. */
+bool rk__stop_news(rk__lua_host *host, uint8_t way);
+/* True when receive may take mail without going through the loop. */
+bool rk__may_take(rk__lua_host *host);
+
 /* ---- scheduler.c ---- */
+
+static inline rk__waiter **rk__token_bucket(rk__lua_host *host, uint64_t token)
+{
+    return &host->tokens[token % RK__TOKEN_BUCKETS];
+}
+/* Ends a wait: `code` says why, or 0. takes m */
+void rk__finish_wait(rk__lua_host *host, rk__waiter *w, int code, rk_message *m);
 
 /* Whether L may yield to the scheduler now. */
 bool rk__can_yield(const rk__lua_host *host, lua_State *L);
@@ -124,31 +166,16 @@ void rk__suspend(rk__lua_host *host, lua_State *L, rk__waiter *w, lua_KFunction 
 /* Goes on waiting for a waiter that an inner coroutine has begun (coroutine.c). */
 void rk__suspend_again(rk__lua_host *host, lua_State *L, rk__waiter *w, lua_KContext context,
                        lua_KFunction k);
-/* Marks that execution moves to co; arms the hook there when an interrupt is pending. Gives what
- * to hand to rk__leave. */
-typedef struct rk__switch {
-    lua_State *running, *resumed;
-} rk__switch;
-rk__switch rk__enter(rk__lua_host *host, lua_State *co);
-void rk__leave(rk__lua_host *host, rk__switch before);
 /* A task for the function and its arguments on top of L (popped), ready to run. Raises on memory. */
 rk__task *rk__task_start(rk__lua_host *host, lua_State *L, int arguments);
-/* Whether mail of this waiter's filter: for the direct path of receive. */
-bool rk__accepts(const rk_message *m, void *waiter);
-/* The stop request this task was not told about yet by this way of waiting. */
-bool rk__stop_news(rk__lua_host *host, uint8_t way);
-/* True when receive may take mail without going through the loop. */
-bool rk__may_take(rk__lua_host *host);
-/* Lets go of an interrupt that has done its work (a REPL's chunk that Ctrl-C stopped). */
-void rk__lua_host_calm(rk__lua_host *host);
 /* Replaces the value on top of L, an error of `co`, by a string with the traceback of co. */
 void rk__traceback(lua_State *L, lua_State *co);
-/* The host whose code the calling thread runs; NULL: none. */
-rk__lua_host *rk__lua_host_current(void);
-/* In the signal handler of a host's thread: it is killed. */
-void rk__lua_interrupt_here(void);
 
-/* ---- calls.c ---- */
+/* ---- calls.c, control.c ---- */
+
+#define RK__CALL_TIMEOUT INT64_C(5000000000) /* ns, when nothing is said */
+
+void rk__lua_add_control(lua_State *L); /* stop, kill, info... into the table on top */
 
 /* Mail of w's filter that is there already: 1, and *out is it, marked as received; 0: none;
  * RK_ESTOP: asked to stop; RK_ELUA: the filter failed. gives */

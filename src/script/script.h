@@ -5,6 +5,9 @@
  *   type.c      message types (rk.message)                 pid.c       pids (userdata)
  *   transfer.c  functions and data into another state      scheduler.c coroutines of one state
  *   calls.c     pid:send/call..., receive, reply, sleep    luaactor.c  Lua code as an actor
+ *   coroutine.c resume, wrap... that pass our yields on    server.c    C half of rk/server.lua
+ *   host.c      the host of a state, interrupts            mail.c      replies, timers, mail, stop
+ *   control.c   pid:stop/kill/info/activate...
  *   state.c     a lua_State with our libraries             module.c    luaopen_rk, the rk table
  *   runtime.c   runtime objects                            kernel.c    rk.kernel
  *   embed.c     rk_open, rk_dofile: Lua configuration      deadletter.c the hook for Lua
@@ -81,8 +84,9 @@ rk__lua_host *rk__lua_host_of(lua_State *L);
 /* Makes the host of a state for the calling thread's actor or port; freed by the state's close. */
 int rk__lua_host_open(lua_State *L, rk__actor *self);
 rk__actor *rk__lua_self(lua_State *L);
-/* Runs the function at the top of the stack with its n arguments below... as the body of this
- * actor until it ends or the actor is stopped; other coroutines and timers run meanwhile.
+/* Runs a function with its arguments on top of the stack (as lua_pcall has them) as the body of this
+ * actor until it ends or the actor is killed; other coroutines and timers run meanwhile, and end with
+ * the body of an actor (not of a port).
  * 0: the body returned (its first result is on the stack); negative: error value on the stack. */
 int rk__lua_host_run(lua_State *L, int arguments);
 /* From any thread or a signal handler of the host's thread: the running coroutine gets an error

@@ -187,10 +187,10 @@ static int pack_userdata(lua_State *L, int index, rk__strbuf *out, const struct 
     return 0;
 }
 
-/* Counts the pairs; true when the keys are exactly 1..n. */
-static bool count_pairs(lua_State *L, int table, lua_Unsigned *count)
+/* Counts the pairs of a table of length n; true when the keys are exactly 1..n. */
+static bool count_pairs(lua_State *L, int table, lua_Unsigned n, lua_Unsigned *count)
 {
-    lua_Unsigned n = lua_rawlen(L, table), integers = 0;
+    lua_Unsigned integers = 0;
     *count = 0;
     lua_pushnil(L);
     while (lua_next(L, table)) {
@@ -233,14 +233,15 @@ static int pack_key(lua_State *L, int index, rk__strbuf *out, const struct frame
     return pack_value(L, index, out, frame, RK__PACK_DEPTH);
 }
 
-static int pack_map(lua_State *L, int table, uint32_t count, rk__strbuf *out, struct frame *frame,
-                    int depth)
+/* Packs the pairs without a header and counts them. */
+static int pack_pairs(lua_State *L, int table, rk__strbuf *out, struct frame *frame, int depth,
+                      lua_Unsigned *count)
 {
     int rc = 0;
-    rk__pack_map(out, count);
     lua_pushnil(L);
     frame->key = lua_gettop(L);
     while (rc == 0 && lua_next(L, table)) {
+        ++*count;
         rc = pack_key(L, frame->key, out, frame);
         if (rc == 0) {
             rc = pack_value(L, frame->key + 1, out, frame, depth + 1);
@@ -248,6 +249,43 @@ static int pack_map(lua_State *L, int table, uint32_t count, rk__strbuf *out, st
         lua_settop(L, frame->key);
     }
     lua_settop(L, frame->key - 1);
+    return rc;
+}
+
+/* Replaces the one byte at `at` by the header of a map, which may be longer. */
+static void put_header(rk__strbuf *out, size_t at, uint32_t count)
+{
+    char header[8];
+    size_t size = out->size;
+    if (count == 0) {
+        out->bytes[at] = '\x90';
+        return;
+    }
+    rk__pack_map(out, count);
+    size_t length = out->size - size;
+    if (out->failed) {
+        return;
+    }
+    memcpy(header, out->bytes + size, length);
+    memmove(out->bytes + at + length, out->bytes + at + 1, size - at - 1);
+    memcpy(out->bytes + at, header, length);
+    out->size = size + length - 1;
+    out->bytes[out->size] = '\0';
+}
+
+/* A table of length 0, so no array unless it is empty: one walk, then the header is known. */
+static int pack_map(lua_State *L, int table, rk__strbuf *out, struct frame *frame, int depth)
+{
+    size_t at = out->size;
+    lua_Unsigned count = 0;
+    rk__pack_map(out, 0);
+    int rc = pack_pairs(L, table, out, frame, depth, &count);
+    if (rc == 0 && count > INT32_MAX) {
+        return fail_at(L, frame->up, RK_ELIMIT, "is a table of more than 2^31 items");
+    }
+    if (rc == 0 && !out->failed) {
+        put_header(out, at, (uint32_t)count);
+    }
     return rc;
 }
 
@@ -274,12 +312,19 @@ static int pack_table(lua_State *L, int index, rk__strbuf *out, const struct fra
     if (rc < 0) {
         return rc;
     }
-    bool array = count_pairs(L, index, &count);
+    lua_Unsigned length = lua_rawlen(L, index);
+    if (length == 0) {
+        return pack_map(L, index, out, &frame, depth);
+    }
+    bool array = count_pairs(L, index, length, &count);
     if (count > INT32_MAX) {
         return fail_at(L, up, RK_ELIMIT, "is a table of more than 2^31 items");
     }
-    return array ? pack_array(L, index, (uint32_t)count, out, &frame, depth)
-                 : pack_map(L, index, (uint32_t)count, out, &frame, depth);
+    if (array) {
+        return pack_array(L, index, (uint32_t)count, out, &frame, depth);
+    }
+    rk__pack_map(out, (uint32_t)count);
+    return pack_pairs(L, index, out, &frame, depth, &count);
 }
 
 static int pack_value(lua_State *L, int index, rk__strbuf *out, const struct frame *up, int depth)

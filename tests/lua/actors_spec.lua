@@ -456,6 +456,17 @@ describe("actors", function()
         return once .. " " .. tostring(often == stopped) .. " " .. never ]])
     end)
 
+    it("are not called once cancelled, even when they are due already", function()
+      assert.equal("false", run [[
+        local called = false
+        local t = rk.after(0, function() called = true end)
+        rk.after(0, function() end)
+        rk.fork(function() rk.cancel(t) end)
+        rk.cancel(t)
+        rk.sleep(0.01)
+        return tostring(called) ]])
+    end)
+
     it("keep their pace: every does not drift", function()
       assert.equal("true", run [[
         local times, start = {}, rk.now()
@@ -827,12 +838,28 @@ describe("actors", function()
     end)
 
     it("can be spawned from another actor by name", function()
-      rk.actor("spec_child", body "return 'child of ' .. (select(2, ...) or 'nobody')")
+      rk.actor("spec_child", body "ctx:receive() return 'child of ' .. (select(2, ...) or 'nobody')")
       assert.equal("child of me", run([[
         local _, runtime = ...
         local pid = runtime:spawn("spec_child", { args = { "me" } })
         rk.monitor(pid)
+        pid:send("go")
         return ctx:receive('down', 5).reason ]], { runtime }))
+    end)
+
+    it("that cannot cross are an error at spawn, naming what cannot", function()
+      local file = io.tmpfile()
+      local make = assert(load("local file = ... return function() return file end"))
+      rk.actor("spec_stuck", make(file))
+      local ok, err = pcall(runtime.spawn, runtime, "spec_stuck")
+      assert.is_false(ok)
+      assert.matches("FILE", tostring(err))
+    end)
+
+    it("refuse what is no definition", function()
+      assert.has_error(function() rk.actor("spec_bad", 42) end)
+      assert.has_error(function() rk.actor("", print) end)
+      assert.has_error(function() rk.actor(("x"):rep(64), print) end)
     end)
   end)
 

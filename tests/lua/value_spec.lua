@@ -74,6 +74,17 @@ describe("rk.pack", function()
     assert.same(wide, back(wide))
   end)
 
+  it("writes maps of every header size", function()
+    local t = {}
+    for i = 1, 70 do
+      t["k" .. i] = i
+      local bytes = rk.pack(t)
+      assert.equal(i < 16 and 0x80 + i or 0xde, bytes:byte(1))
+      assert.same(t, rk.unpack(bytes))
+      assert.same({ a = t, b = { t } }, back({ a = t, b = { t } }))
+    end
+  end)
+
   it("tells a hole from the end", function()
     local t = { nil, 2, x = 1 }
     assert.same(t, back(t))

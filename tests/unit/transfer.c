@@ -6,19 +6,23 @@
 #include "base/error.h"
 #include "script/values.h"
 
-static lua_State *new_state(void)
+static void open_rk(lua_State *L)
 {
-    lua_State *L = luaL_newstate();
     luaL_openlibs(L);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
     lua_newtable(L);
     rk__lua_open_values(L);
     rk__lua_open_types(L);
     rk__lua_open_messages(L);
     rk__lua_open_pids(L);
-    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-    lua_pushvalue(L, -2);
     lua_setfield(L, -2, "rk");
     lua_settop(L, 0);
+}
+
+static lua_State *new_state(void)
+{
+    lua_State *L = luaL_newstate();
+    open_rk(L);
     return L;
 }
 
@@ -230,6 +234,30 @@ Test(transfer, types_messages_and_pids)
     lua_close(to);
 }
 
+Test(transfer, runtimes_go_as_handles)
+{
+    lua_State *from = rk__lua_state_new(), *to = rk__lua_state_new();
+    rk__image *image;
+    rk_runtime *rt;
+    run(from,
+        "runtime = require('rk').runtime { device = 'cpu' } local r = runtime "
+        "return function() return r end",
+        0);
+    lua_getglobal(from, "runtime");
+    rt = rk__lua_check_runtime(from, -1);
+    lua_pop(from, 1);
+    cr_assert_eq(rk__lua_capture(from, -1, &image), 0, "%s", rk_errdetail());
+    cr_assert_eq(rk__lua_restore(to, image), 0, "%s", rk_errdetail());
+    cr_assert_eq(lua_pcall(to, 0, 1, 0), LUA_OK);
+    cr_assert_eq(rk__lua_check_runtime(to, -1), rt);
+    run(from, "runtime:close()", 0);
+    cr_assert_eq(rk__lua_restore(to, image), RK_ESTATE);
+    cr_assert(strstr(rk_errdetail(), "was closed"), "%s", rk_errdetail());
+    rk__lua_image_free(image);
+    lua_close(to);
+    lua_close(from);
+}
+
 Test(transfer, what_cannot_go_is_named)
 {
     refuses("local socket = io.tmpfile() return function() return socket end",
@@ -330,11 +358,7 @@ Test(transfer, memory_that_runs_out_is_an_error_and_loses_nothing)
     for (long n = 0; n < 1000; n += 3) {
         long left = -1;
         lua_State *to = lua_newstate(failing, &left);
-        luaL_openlibs(to);
-        lua_newtable(to);
-        rk__lua_open_types(to);
-        rk__lua_open_messages(to);
-        lua_settop(to, 0);
+        open_rk(to);
         left = n;
         int rc = rk__lua_restore(to, image);
         left = -1;
