@@ -114,11 +114,14 @@ local function take(verdict)
   end
 end
 
--- Takes verdicts until at most `rest` messages are in flight.
-local function wait_for_verdicts(rest)
-  while sent - answered > rest do
-    local mail, why = rk.receive(5)
-    if not mail then
+-- Takes the verdicts that are there, and waits while more than `rest` messages are in flight.
+local function take_verdicts(rest)
+  while sent > answered do
+    local wait = sent - answered > rest
+    local mail, why = rk.receive(wait and 5 or 0)
+    if not mail and not wait then
+      return
+    elseif not mail then
       error("no verdict from the kernel within 5 s: " .. tostring(why), 0)
     elseif mail.type ~= "Verdict" then -- "down": the kernel died
       error("the kernel ended: " .. tostring(mail.reason), 0)
@@ -128,7 +131,7 @@ local function wait_for_verdicts(rest)
 end
 
 local function send(series, value, where)
-  wait_for_verdicts(in_flight - 1)
+  take_verdicts(in_flight - 1)
   sent = sent + 1
   local slot = sent % in_flight
   sent_where[slot], sent_at[slot] = where, rk.now()
@@ -283,9 +286,7 @@ local function open_csv(path)
           malformed(detail)
         end
       end
-      if path == "-" then
-        wait_for_verdicts(0)
-      end
+      take_verdicts(path == "-" and 0 or in_flight)
     end
   end
 end
@@ -385,7 +386,7 @@ local function open_machine()
         send(i, smooth[i], ("%.3f s"):format(now))
       end
       count.rows = count.rows + 1
-      wait_for_verdicts(0)
+      take_verdicts(0)
       before, earlier = values, now
     end
   end
@@ -424,9 +425,10 @@ local function worst_series()
 end
 
 local function summarize(seconds)
-  local more = math.max(found, count.malformed) - SHOWN
-  if more > 0 and not options.all then
-    print(("... the first %d anomalies and malformed rows were printed; --all prints all"):format(SHOWN))
+  for what, n in pairs { ["anomalies"] = found, ["malformed rows"] = count.malformed } do
+    if n > SHOWN and not options.all then
+      print(("... and %s more %s; --all prints them"):format(grouped(n - SHOWN), what))
+    end
   end
   print()
   print(("points      %s verdicts for %s values of %d series in %.2f s: %s points/s"):format(
@@ -453,4 +455,4 @@ print(("%s -> ring kernel on %s: %d series, window %d, threshold %g"):format(tit
 local start = rk.now()
 local summary <close> = setmetatable({}, { __close = function() summarize(rk.now() - start) end })
 stream()
-wait_for_verdicts(0)
+take_verdicts(0)

@@ -9,7 +9,7 @@
 --                               is the answer
 --   terminate(self, reason)     last: after a stop request, and after a handler failed
 --
--- `self` is a table of the actor's own, self.ctx its context. A call handler that returns rk.noreply
+-- `self` is a table of the actor's own, self.ctx its context. A call handler that gives rk.noreply
 -- answers later: it keeps self.ctx.request and somebody calls self.ctx:reply(request, answer). One
 -- handler runs at a time, also while it waits. A handler that fails fails the actor, and its caller
 -- gets the error.

@@ -97,6 +97,8 @@ int rk__actor_launch(rk__actor **out, rk_runtime *rt, const rk__actor_class *cla
                      uint32_t bound, const rk_options *options);
 /* Activates a freshly launched actor and gives its pid; when that fails it is terminated. */
 int rk__actor_start(rk__actor *a, rk_pid *out);
+/* Why an actor ended, while its slot still knows; NULL: unknown. gives (free) */
+char *rk__actor_reason(rk_pid pid);
 /* Makes the pid stale (retire), then frees the slot for reuse (release). By the class, at its end. */
 void rk__actor_retire(rk__actor *a);
 void rk__actor_release(rk__actor *a);

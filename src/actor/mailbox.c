@@ -307,16 +307,24 @@ static void take_pending(rk__mailbox *mb, bool all)
     pthread_mutex_unlock(&mb->lock);
 }
 
-/* Takes out the oldest message of a queue that arrived after `seen` and that accept takes. */
-static rk_message *search(rk__queue *q, bool (*accept)(const rk_message *, void *), void *arg,
-                          uint32_t seen)
+/* Takes out the oldest message of a band that arrived after `seen` and that accept takes. A search
+ * that finds nothing leaves a mark at the end of the queue: the next one that has seen as much
+ * begins behind it, so waiting behind a long backlog does not walk it again for every arrival. */
+static rk_message *search(rk__mailbox *mb, enum rk__band band,
+                          bool (*accept)(const rk_message *, void *), void *arg, uint32_t seen)
 {
-    rk_message *before = NULL, *m = q->first;
+    rk__queue *q = &mb->queues[band];
+    rk_message *mark = mb->scanned[band];
+    bool skip = mark != NULL && accept != NULL && (int32_t)(mark->sequence - seen) <= 0;
+    rk_message *before = skip ? mark : NULL, *m = skip ? rk__next(mark) : q->first;
     while (m != NULL && accept != NULL && ((int32_t)(m->sequence - seen) <= 0 || !accept(m, arg))) {
         before = m;
         m = rk__next(m);
     }
-    if (m != NULL) {
+    if (m == NULL) {
+        mb->scanned[band] = q->last;
+    } else {
+        mb->scanned[band] = m == mark ? before : mark;
         rk__queue_remove(q, before, m);
     }
     return m;
@@ -343,7 +351,7 @@ rk_message *rk__mailbox_find(rk__mailbox *mb, bool (*accept)(const rk_message *,
     /* 0 offers everything: no arrival number is more than half the circle old. */
     uint32_t mark = seen != NULL && *seen != 0 ? (uint32_t)*seen : mb->sequence - INT32_MAX;
     for (int band = RK__SYSTEM_BAND; band >= RK__LOW; band--) {
-        rk_message *m = search(&mb->queues[band], accept, arg, mark);
+        rk_message *m = search(mb, (enum rk__band)band, accept, arg, mark);
         if (m != NULL) {
             return m;
         }
@@ -391,7 +399,7 @@ rk_message *rk__mailbox_find_system(rk__mailbox *mb, bool (*accept)(const rk_mes
                                     void *arg)
 {
     take_stack(mb, RK__SYSTEM_BAND);
-    return search(&mb->queues[RK__SYSTEM_BAND], accept, arg, mb->sequence - INT32_MAX);
+    return search(mb, RK__SYSTEM_BAND, accept, arg, mb->sequence - INT32_MAX);
 }
 
 bool rk__mailbox_has_replies(rk__mailbox *mb)
@@ -531,6 +539,7 @@ rk_message *rk__mailbox_drain(rk__mailbox *mb, bool owner)
     if (owner) {
         take_pending(mb, true);
         for (int band = RK__LOW; band < RK__BANDS; band++) {
+            mb->scanned[band] = NULL;
             while ((m = rk__queue_pop(&mb->queues[band])) != NULL) {
                 rk__mailbox_credit(mb, m);
                 rk__queue_append(&out, m);

@@ -74,6 +74,7 @@ typedef struct rk__mailbox {
     uint32_t urgent_returned[4];
     uint32_t sequence;      /* arrival number of the last message taken in; wraps */
     rk__queue queues[RK__BANDS];
+    rk_message *scanned[RK__BANDS]; /* where the last search that found nothing ended; or NULL */
 } rk__mailbox;
 
 typedef enum rk__push {

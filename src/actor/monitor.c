@@ -47,8 +47,9 @@ int rk__watch(rk_pid target, rk_pid watcher)
     }
     if (watch != NULL) {
         free(watch);
-        rk__actor_dead(target);
-        tell(watcher, target, rk_errdetail());
+        char *reason = rk__actor_reason(target);
+        tell(watcher, target, reason != NULL ? reason : "no such actor");
+        free(reason);
     }
     return 0;
 }

@@ -158,6 +158,15 @@ rk__actor *rk__actor_find(rk_pid pid)
     return a;
 }
 
+/* Why the actor ended, while its slot still knows; a->lock is held. */
+static const char *reason_of(const rk__actor *a, rk_pid pid)
+{
+    uint32_t now = rk__pid_generation(rk__actor_pid(a));
+    uint32_t last = now == 1 ? 0xffffff : now - 1;
+    uint32_t generation = rk__pid_generation(pid);
+    return generation == now || generation == last ? a->exit_reason : NULL;
+}
+
 int rk__actor_dead(rk_pid pid)
 {
     char text[RK_PID_TEXT];
@@ -170,13 +179,24 @@ int rk__actor_dead(rk_pid pid)
         return rk__fail(RK_EDEAD, "actor %s does not exist in this process", text);
     }
     pthread_mutex_lock(&a->lock);
-    uint32_t last = a->generation == 1 ? 0xffffff : a->generation - 1;
-    bool known = a->exit_reason != NULL &&
-                 (rk__pid_generation(pid) == a->generation || rk__pid_generation(pid) == last);
-    int code = known ? rk__fail(RK_EDEAD, "actor %s is dead: %s", text, a->exit_reason)
-                     : rk__fail(RK_EDEAD, "actor %s is dead", text);
+    const char *reason = reason_of(a, pid);
+    int code = reason != NULL ? rk__fail(RK_EDEAD, "actor %s is dead: %s", text, reason)
+                              : rk__fail(RK_EDEAD, "actor %s is dead", text);
     pthread_mutex_unlock(&a->lock);
     return code;
+}
+
+char *rk__actor_reason(rk_pid pid)
+{
+    rk__actor *a = rk__actor_slot(pid);
+    if (a == NULL) {
+        return NULL;
+    }
+    pthread_mutex_lock(&a->lock);
+    const char *reason = reason_of(a, pid);
+    char *copy = reason != NULL ? strdup(reason) : NULL;
+    pthread_mutex_unlock(&a->lock);
+    return copy;
 }
 
 int rk__actor_get(rk_pid pid, rk__actor **out)
@@ -235,7 +255,7 @@ const char *rk_pid_format(rk_pid pid, char text[RK_PID_TEXT])
     if (a != NULL) {
         pthread_mutex_lock(&a->lock);
     }
-    if (a != NULL && a->name[0] != '\0' && a->generation == generation) {
+    if (a != NULL && a->name[0] != '\0' && rk__actor_find(pid) == a) {
         snprintf(text, RK_PID_TEXT, "<%u.%u \"%s\">", generation, index, a->name);
     } else {
         snprintf(text, RK_PID_TEXT, "<%u.%u>", generation, index);

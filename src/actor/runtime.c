@@ -121,11 +121,13 @@ int rk__runtime_open(rk_runtime **out, const rk_config *config)
 
 /* ---- close --------------------------------------------------------------------------------- */
 
-static bool threads_gone(void *arg)
+/* A pid goes stale before its actor is counted out and its thread has ended: wait for both. */
+static bool all_gone(void *arg)
 {
     rk_runtime *rt = arg;
     rk__runtime_reap(rt);
-    return __atomic_load_n(&rt->threads, __ATOMIC_ACQUIRE) == 0;
+    return __atomic_load_n(&rt->live, __ATOMIC_SEQ_CST) == 0 &&
+           __atomic_load_n(&rt->threads, __ATOMIC_ACQUIRE) == 0;
 }
 
 static void stop_one(rk_runtime *rt, rk_pid pid)
@@ -176,8 +178,7 @@ int rk__runtime_close(rk_runtime *rt)
      * or ends on its own; whoever comes later is refused. */
     __atomic_store_n(&rt->closing, 1, __ATOMIC_SEQ_CST);
     stop_all(rt);
-    bool clean = __atomic_load_n(&rt->live, __ATOMIC_SEQ_CST) == 0 &&
-                 rk__runtime_wait(rt, threads_gone, rt, rk__deadline(KILL_GRACE));
+    bool clean = rk__runtime_wait(rt, all_gone, rt, rk__deadline(KILL_GRACE));
     if (rt->script_close != NULL) {
         rt->script_close(rt);
     }

@@ -109,7 +109,7 @@ typedef struct rk__backend {
     /* The resident loops begin, under the command that was given before. */
     int (*start)(struct rk__kernel_actor *k);
     void (*command)(struct rk__kernel_actor *k, enum rk_command command); /* and wakes the blocks */
-    void (*wake)(struct rk__kernel_actor *k);             /* after slots were committed; full fence */
+    void (*wake)(struct rk__kernel_actor *k); /* after slots were committed; has a full fence */
     void (*release)(struct rk__kernel_actor *k);          /* frees what prepare made; NULL-safe */
 } rk__backend;
 

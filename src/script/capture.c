@@ -6,9 +6,7 @@
  * such object to its number and each upvalue (by lua_upvalueid) to its cell; list holds the objects
  * by number.
  *
- * What has a name in package.loaded goes by name: modules, what they hold (functions, and userdata
- * like io.stdout), with two exceptions. Lua functions among the globals go by value, since the
- * other state does not have them; and tables inside modules go by value too.
+ * What has a name in package.loaded goes by name (modnames.c).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -96,165 +94,15 @@ static int no_memory(struct capture *c)
 
 /* ---- names ---- */
 
-/* names[value at the top] = text, unless it has a name; pops the value. */
-static void name_value(lua_State *L, const char *text, size_t size)
-{
-    lua_pushvalue(L, -1);
-    if (lua_rawget(L, NAMES) == LUA_TNIL) {
-        lua_pushvalue(L, -2);
-        lua_pushlstring(L, text, size);
-        lua_rawset(L, NAMES);
-    }
-    lua_pop(L, 2);
-}
-
-/* Whether the value at the top of module `module` can be found by its key in another state. */
-static bool has_place(lua_State *L, const char *module)
-{
-    if (strcmp(module, "_G") == 0) {
-        return lua_iscfunction(L, -1);
-    }
-    return lua_isfunction(L, -1) || lua_type(L, -1) == LUA_TUSERDATA ||
-           (lua_istable(L, -1) && strcmp(module, "package") == 0);
-}
-
-/* Names what the table at the top holds; `prefix` (its name, with a NUL) is left as it was. */
-static void name_members(lua_State *L, rk__strbuf *prefix, const char *module, bool deeper)
-{
-    int table = lua_gettop(L);
-    for (lua_pushnil(L); lua_next(L, table);) {
-        if (lua_type(L, -2) != LUA_TSTRING) {
-            lua_pop(L, 1);
-            continue;
-        }
-        size_t size, before = prefix->size;
-        const char *key = lua_tolstring(L, -2, &size);
-        rk__strbuf_add(prefix, key, size);
-        if (prefix->failed) {
-            lua_settop(L, table);
-            return;
-        }
-        if (has_place(L, module)) {
-            name_value(L, prefix->bytes, prefix->size);
-        } else {
-            if (deeper && lua_istable(L, -1)) {
-                rk__strbuf_addc(prefix, '\0');
-                name_members(L, prefix, module, false);
-            }
-            lua_pop(L, 1);
-        }
-        prefix->size = before;
-    }
-}
-
-/* Modules first, so that a module inside another is known by its own name. package.loaded is at
- * `loaded`, the top. */
-static void name_modules(lua_State *L, struct capture *c, int loaded)
-{
-    for (lua_pushnil(L); lua_next(L, loaded);) {
-        size_t size;
-        bool object = lua_istable(L, -1) || lua_isfunction(L, -1) || lua_isuserdata(L, -1);
-        if (object && lua_type(L, -2) == LUA_TSTRING) {
-            const char *name = lua_tolstring(L, -2, &size);
-            name_value(L, name, size);
-        } else {
-            lua_pop(L, 1);
-        }
-    }
-    for (lua_pushnil(L); lua_next(L, loaded); lua_pop(L, 1)) {
-        if (lua_istable(L, -1) && lua_type(L, -2) == LUA_TSTRING) {
-            const char *name = lua_tostring(L, -2);
-            rk__strbuf_clear(&c->label);
-            rk__strbuf_adds(&c->label, name);
-            rk__strbuf_addc(&c->label, '\0');
-            /* The globals and package hold everything else; one level of them is enough. */
-            name_members(L, &c->label, name, strcmp(name, "_G") && strcmp(name, "package"));
-        }
-    }
-    lua_settop(L, loaded);
-    rk__strbuf_clear(&c->label);
-}
-
-static const char names_key = 0; /* registry: weak-keyed table value -> name, [0] modules counted */
-
-static void make_names(struct capture *c)
-{
-    lua_State *L = c->L;
-    lua_Integer modules = 0;
-    lua_newtable(L);
-    lua_createtable(L, 0, 1);
-    lua_pushliteral(L, "k");
-    lua_setfield(L, -2, "__mode");
-    lua_setmetatable(L, -2);
-    lua_replace(L, NAMES);
-    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-    name_modules(L, c, lua_gettop(L));
-    for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
-        modules++;
-    }
-    lua_pop(L, 1);
-    lua_pushinteger(L, modules);
-    lua_rawseti(L, NAMES, 0);
-    lua_pushvalue(L, NAMES);
-    lua_rawsetp(L, LUA_REGISTRYINDEX, &names_key);
-    c->names_fresh = true;
-}
-
-/* The names found by an earlier capture do while no module was added: walking all modules takes
- * longer than everything else here. A name is looked up again before it is used. */
-static void find_names(struct capture *c)
-{
-    lua_State *L = c->L;
-    lua_Integer modules = 0;
-    if (lua_rawgetp(L, LUA_REGISTRYINDEX, &names_key) != LUA_TTABLE) {
-        make_names(c); /* in the place of the nil */
-        return;
-    }
-    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-    for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
-        modules++;
-    }
-    lua_rawgeti(L, NAMES, 0);
-    bool same = lua_tointeger(L, -1) == modules;
-    lua_settop(L, NAMES);
-    if (!same) {
-        make_names(c);
-    }
-}
-
-/* Whether `name` still leads to the value at index. */
-static bool still_named(lua_State *L, int index, const char *name, size_t size)
-{
-    int top = lua_gettop(L);
-    const char *part = name, *end = name + size;
-    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-    while (part <= end && lua_istable(L, -1)) {
-        size_t length = strnlen(part, (size_t)(end - part));
-        lua_pushlstring(L, part, length);
-        lua_rawget(L, -2);
-        part += length + 1;
-    }
-    bool same = part > end && lua_rawequal(L, index, -1);
-    lua_settop(L, top);
-    return same;
-}
-
 /* Writes the value at index by its name if it has one. */
 static bool put_named(struct capture *c, int index)
 {
     size_t size;
-    lua_State *L = c->L;
-    lua_pushvalue(L, index);
-    bool named = lua_rawget(L, NAMES) == LUA_TSTRING;
-    if (named) {
-        const char *name = lua_tolstring(L, -1, &size);
-        named = still_named(L, index, name, size);
-        if (named) {
-            put_text(c, RK__IMAGE_NAMED, name, size);
-        }
+    const char *name = rk__lua_name_of(c->L, NAMES, index, &size);
+    if (name) {
+        put_text(c, RK__IMAGE_NAMED, name, size);
     }
-    lua_pop(L, 1);
-    return named;
+    return name;
 }
 
 /* For what cannot go by value: also what became part of a module after the names were made. */
@@ -266,7 +114,9 @@ static bool put_named_now(struct capture *c, int index)
     if (c->names_fresh) {
         return false;
     }
-    make_names(c);
+    rk__lua_make_names(c->L);
+    lua_replace(c->L, NAMES);
+    c->names_fresh = true;
     return put_named(c, index);
 }
 
@@ -596,7 +446,7 @@ static int protected_capture(lua_State *L)
     luaL_checkstack(L, 20, "function for another actor");
     lua_newtable(L);
     lua_newtable(L);
-    find_names(c);
+    c->names_fresh = rk__lua_find_names(L);
     put_all(c);
     return 0;
 }

@@ -84,7 +84,7 @@ enum rk_full rk__lua_full(lua_State *L, int index, enum rk_full otherwise)
             luaL_error(L, "option 'full' must be block, reject, drop_oldest or drop_newest, not %s",
                        luaL_tolstring(L, -1, NULL));
         }
-        full = (enum rk_full)i;
+        full = (enum rk_full)(RK_FULL_BLOCK + i);
     }
     lua_pop(L, 1);
     return full;

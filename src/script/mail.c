@@ -11,6 +11,8 @@
 #include "base/error.h"
 #include "base/log.h"
 
+enum { STREAK_MAX = 64 }; /* messages in a row before timers and other coroutines get a look */
+
 static const char routes_key; /* registry: table of type name -> function */
 
 /* ---- replies, timers, mail ---- */

@@ -20,7 +20,7 @@
 #include "base/error.h"
 #include "base/log.h"
 
-enum { IDLE_MAX = 16, STREAK_MAX = 64 };
+enum { IDLE_MAX = 16 }; /* ended coroutines that are kept for reuse */
 
 /* ---- waiters ---- */
 

@@ -42,4 +42,14 @@ struct rk__image {
     uint32_t body_count;
 };
 
+/* ---- modnames.c ---- */
+
+/* Pushes the table value -> name of this state; true when it was made just now. */
+bool rk__lua_find_names(lua_State *L);
+/* Pushes a new one, for what became part of a module after the last one was made. */
+void rk__lua_make_names(lua_State *L);
+/* The name of the value at index, in the form of RK__IMAGE_NAMED; NULL: it has none. Lives as long
+ * as the table at `names`. */
+const char *rk__lua_name_of(lua_State *L, int names, int index, size_t *size);
+
 #endif

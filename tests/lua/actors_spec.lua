@@ -575,7 +575,7 @@ describe("actors", function()
         local ticks = 0
         rk.fork(function() while true do rk.sleep(0.001) ticks = ticks + 1 end end)
         local inner = coroutine.wrap(function()
-          return coroutine.wrap(function() rk.sleep(0.03) return 7 end)()
+          return coroutine.wrap(function() while ticks < 3 do rk.sleep(0.001) end return 7 end)()
         end)
         local v = inner()
         return tostring(ticks > 2) .. " " .. v ]])

@@ -28,18 +28,33 @@ Test(instance, pause_keeps_mail_and_state, .init = setup, .fini = teardown)
     }
 }
 
+static void *deactivate(void *pid)
+{
+    static int code;
+    code = rk_deactivate(*(rk_pid *)pid);
+    return &code;
+}
+
 Test(instance, pause_waits_for_the_message_border, .init = setup, .fini = teardown)
 {
     rk_kernel k = kernel("counter", COUNTING);
-    k.grid = 2;
+    gate_words gate = {0, 0};
+    pthread_t thread;
+    void *code;
     rk_pid pid = spawn(&k, NULL);
-    OK(rk_deactivate(pid));
-    OK(rk_reactivate(pid));
-    send_job(pid, 1, NULL);
-    receive_number();
-    OK(rk_deactivate(pid));
-    OK(rk_reactivate(pid));
+    send_job(pid, 1, &gate);
+    send_job(pid, 2, NULL);
+    until_begun(&gate);
+    cr_assert_eq(pthread_create(&thread, NULL, deactivate, &pid), 0);
+    usleep(2000);
     cr_assert_eq(state_of(pid), RK_ACTIVE);
+    open_gate(&gate);
+    pthread_join(thread, &code);
+    OK(*(int *)code);
+    cr_assert_eq(state_of(pid), RK_DEACTIVATED);
+    cr_assert_eq(receive_number(), 1);
+    OK(rk_reactivate(pid));
+    cr_assert_eq(receive_number(), 3);
 }
 
 Test(instance, mail_before_activation_waits, .init = setup, .fini = teardown)
