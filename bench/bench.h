@@ -68,18 +68,23 @@ static inline void bench_start_on(int cpu)
 }
 
 /* One clock read ends a round trip and begins the next, so nothing lies between two round trips:
- * each includes one clock read and one histogram update. The first fifth only warms up. */
+ * each includes one clock read and one histogram update. The first fifth only warms up. It goes on
+ * until there are enough round trips for a p99.9, however slow they are. */
+enum { BENCH_TRIPS = 2000 };
+
 typedef struct bench_clock {
     int64_t last, warm, until;
+    uint64_t trips;
     rk__histogram histogram;
 } bench_clock;
 
-static inline void bench_begin(bench_clock *c)
+static inline void bench_begin(bench_clock *c, int64_t duration, uint64_t trips)
 {
     rk__histogram_reset(&c->histogram);
+    c->trips = trips;
     c->last = rk__now();
-    c->until = c->last + bench_seconds();
-    c->warm = c->last + bench_seconds() / 5;
+    c->until = c->last + duration;
+    c->warm = c->last + duration / 5;
 }
 
 static inline bool bench_tick(bench_clock *c)
@@ -89,7 +94,19 @@ static inline bool bench_tick(bench_clock *c)
         rk__histogram_add(&c->histogram, now - c->last);
     }
     c->last = now;
-    return now < c->until;
+    return now < c->until || c->histogram.count < c->trips;
+}
+
+static inline int bench_compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static inline double bench_median(double *values, size_t count)
+{
+    qsort(values, count, sizeof *values, bench_compare);
+    return count > 0 ? (values[(count - 1) / 2] + values[count / 2]) / 2 : 0;
 }
 
 static inline void bench_result(const char *name, const char *metric, double value)

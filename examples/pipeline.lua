@@ -4,8 +4,8 @@
 --   (Lua)      (kernel)      (Lua)     (kernel)
 --
 -- Every message carries 16 readings, or what was made of them, and its number. A device never waits
--- for room in a mailbox, so this script gives the source credit: at most CREDIT messages are on their
--- way at any time, which is less than any mailbox here holds.
+-- for room in a mailbox, so this script gives the source credit: at most CREDIT messages are on
+-- their way at any time, which is less than any mailbox here holds.
 local rk = require "rk"
 
 local COUNT, CREDIT, READINGS = math.tointeger(tonumber(arg[1] or 10000)), 512, 16

@@ -6,10 +6,11 @@
 --
 --   --window N      values the kernel remembers of each series, 8 to 64 (64)
 --   --threshold Z   the robust z-score above which a value is an anomaly (3.5; this machine: 10)
---   --all           print every anomaly and malformed row, not only the first 20 of each
+--   --all           print every anomaly and malformed row, not only the first 20 of each; of this
+--                   machine's anomalies, also those that follow another one of their series
 --
--- An empty field is a missing value. A row that cannot be read is reported with its line and none of
--- it is used. A quoted field ends on its line.
+-- An empty field is a missing value. A row that cannot be read is reported with its line, and none
+-- of it is used. A quoted field ends on its line.
 local rk = require "rk"
 local anomaly = require "rk.kernels.anomaly"
 local Measurement, Verdict = anomaly.Measurement, anomaly.Verdict
@@ -90,6 +91,8 @@ local sent, answered = 0, 0         -- messages; the last sequence number of eac
 local in_flight = MOST_IN_FLIGHT    -- how far sent may be ahead
 local sent_at, sent_where = {}, {}  -- of the messages in flight
 local found, found_in = 0, {}       -- anomalies, and how many in which series
+local shown, last_odd = 0, {}       -- how many were printed; the row of each series' latest
+local calm = 0                      -- rows without one after which a series' next is printed
 local count = { lines = 0, rows = 0, blank = 0, malformed = 0, missing = 0, refused = 0, late = 0 }
 
 local function take(verdict)
@@ -103,9 +106,10 @@ local function take(verdict)
     count.refused = count.refused + 1
     print(("%s  %s = %g was refused by the kernel"):format(sent_where[slot], name, verdict.value))
   elseif verdict.anomaly then
-    found = found + 1
-    found_in[name] = (found_in[name] or 0) + 1
-    if found <= SHOWN or options.all then
+    local fresh = count.rows - (last_odd[name] or -math.huge) >= calm
+    found, found_in[name], last_odd[name] = found + 1, (found_in[name] or 0) + 1, count.rows
+    if options.all or fresh and shown < SHOWN then
+      shown = shown + 1
       local odd = math.abs(verdict.score) < 1e9 and ("score %+.1f"):format(verdict.score)
         or "all values before were equal"
       print(("%s  %s = %.7g  (median %.7g, %s)"):format(sent_where[slot], name, verdict.value,
@@ -348,7 +352,7 @@ local function read_machine(series)
   return values
 end
 
--- Waits for the ticks of a schedule, which does not drift; one that is a whole period late is counted.
+-- Waits for the ticks of a schedule, which does not drift; what comes a whole period late is counted.
 local function each_tick(seconds, period)
   local start, tick = rk.now(), 0
   return function()
@@ -370,7 +374,7 @@ local function open_machine()
   for i, one in ipairs(series) do
     names[i] = one[1]
   end
-  in_flight = #names
+  in_flight, calm = #names, 64 -- one anomaly here makes its smoothed successors odd, too
   options.threshold = options.threshold or BURSTS
   return "this machine, 5 s at 1 kHz", function()
     local before, earlier = read_machine(series), 0
@@ -396,8 +400,8 @@ end
 
 local function configure()
   local wanted = { window = options.window or 64, threshold = options.threshold or 3.5 }
-  local ack = kernel:call(anomaly.Configure(wanted))
-  if not ack.accepted then
+  local ack = wanted.threshold > 0 and kernel:call(anomaly.Configure(wanted))
+  if not ack or not ack.accepted then
     give_up(2, "--window is 8 to 64 and --threshold above 0, not %g and %g", wanted.window,
       wanted.threshold)
   end
@@ -425,9 +429,10 @@ local function worst_series()
 end
 
 local function summarize(seconds)
-  for what, n in pairs { ["anomalies"] = found, ["malformed rows"] = count.malformed } do
-    if n > SHOWN and not options.all then
-      print(("... and %s more %s; --all prints them"):format(grouped(n - SHOWN), what))
+  local hidden = { anomalies = found - shown, ["malformed rows"] = count.malformed - SHOWN }
+  for what, n in pairs(hidden) do
+    if n > 0 and not options.all then
+      print(("... and %s more %s; --all prints them"):format(grouped(n), what))
     end
   end
   print()
@@ -441,18 +446,18 @@ local function summarize(seconds)
     print(("ticks       %s, and %d left out because they came a whole period late"):format(
       grouped(count.rows), count.late))
   end
-  print(("round trip  p50 %.1f us, p99 %.1f us, from send to verdict with up to %d in flight"):format(
+  print(("round trip  p50 %.1f us, p99 %.1f us, from send to verdict, up to %d in flight"):format(
     percentile(0.50, answered), percentile(0.99, answered), in_flight))
   print(("anomalies   %d%s%s"):format(found, found > 0 and ": " or "", worst_series()))
 end
 
 local title, stream = (options.source and open_csv or open_machine)(options.source)
 local settings = configure()
-print(("%s -> ring kernel on %s: %d series, window %d, threshold %g"):format(title, runtime:device(),
-  #names, settings.window, settings.threshold))
+print(("%s -> ring kernel on %s: %d series, window %d, threshold %g"):format(title,
+  runtime:device(), #names, settings.window, settings.threshold))
 
 -- Printed whatever ends the stream, Ctrl-C too.
 local start = rk.now()
-local summary <close> = setmetatable({}, { __close = function() summarize(rk.now() - start) end })
+local _ <close> = setmetatable({}, { __close = function() summarize(rk.now() - start) end })
 stream()
 take_verdicts(0)

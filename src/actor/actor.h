@@ -57,7 +57,6 @@ struct rk__actor {
     uint64_t next_token;
     rk_message **outstanding; /* received calls not yet answered; each knows its place (sequence) */
     uint32_t outstanding_count, outstanding_room;
-    int64_t wait_average;     /* ns, of recent waits: decides how long to spin */
     char *stop_reason;
     bool stop_reported;       /* receive returned RK_ESTOP for this request already */
     uint64_t sent, received, failed, late_replies; /* relaxed atomics, one writer each */

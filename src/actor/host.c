@@ -72,7 +72,9 @@ static void *thread_main(void *arg)
     rk__actor *a = h->actor;
     char *reason = NULL;
     rk__self_set(a);
-    rk__thread_enter(a->cpu, a->name[0] != '\0' ? a->name : h->ops->kind);
+    int cpu = a->cpu;
+    rk__thread_enter(cpu, a->name[0] != '\0' ? a->name : h->ops->kind);
+    a->mailbox.park.cpu = cpu;
     if (!h->ops->handshake) {
         rk__host_started(a);
     }
@@ -91,6 +93,7 @@ static void *thread_main(void *arg)
     unref(h); /* the slot's */
     free(reason);
     rk__self_set(NULL);
+    rk__thread_leave(cpu);
     rk_runtime *rt = h->runtime;
     pthread_mutex_lock(&rt->lock);
     h->next = rt->finished;
@@ -161,9 +164,9 @@ static int create_thread(struct rk__host *h)
 static int activate(rk__actor *a)
 {
     struct rk__host *h = host_of(a);
-    char name[RK_NAME_MAX];
+    char name[RK_PID_TEXT];
     int code = 0;
-    strcpy(name, a->name);
+    rk_pid_format(rk__actor_pid(a), name);
     rk__actor_set_state(a, RK_ACTIVE);
     __atomic_add_fetch(&h->refs, 1, __ATOMIC_RELAXED); /* ours, while we look at `started` */
     code = create_thread(h);
@@ -172,7 +175,7 @@ static int activate(rk__actor *a)
     } else if (h->ops->handshake) {
         rk__runtime_wait(h->runtime, started, h, RK__FOREVER);
         if (h->started < 0) {
-            code = rk__fail(h->code, "actor \"%s\" did not start: %s", name, h->failure);
+            code = rk__fail(h->code, "actor %s did not start: %s", name, h->failure);
         }
     }
     unref(h);

@@ -90,7 +90,8 @@ static void reset(rk__actor *a, rk_runtime *rt, const rk__actor_class *class, vo
     free(a->exit_reason);
     a->exit_reason = NULL;
     a->next_token = 0;
-    a->wait_average = 0;
+    a->mailbox.park.cpu = -1;
+    a->mailbox.park.average = 0;
     a->stop_reported = false;
     a->sent = a->received = a->failed = a->late_replies = 0;
     a->birth = ++birth;

@@ -359,10 +359,31 @@ void rk_message_release(rk_message *m)
 
 /* ---- the public face ----------------------------------------------------------------------- */
 
+/* Makes what the caller received, or got as an answer, a message of its own, so that it can be sent
+ * on. A request stays with whoever has to answer it. */
+static int own(rk_message *m)
+{
+    if (!(m->flags & (RK__RECEIVED | RK__REPLY))) {
+        return 0;
+    }
+    if (m->flags & RK__CALL && !(m->flags & RK__ANSWERED)) {
+        return rk__fail(RK_EINVAL, "this request waits for its answer: send what rk_message_share "
+                                   "makes of it");
+    }
+    m->flags &= RK__EMBEDDED;
+    m->token = 0;
+    m->correlation = (rk__id){0};
+    return 0;
+}
+
 int rk_send(rk_pid to, rk_message *m, int64_t timeout)
 {
     RK_CHECK(m != NULL, "rk_send needs a message");
     rk__actor *self = rk__self_get();
+    int code = own(m);
+    if (code < 0) {
+        return code;
+    }
     return self == NULL ? RK_EFORK : rk__send(self, to, m, rk__deadline(timeout));
 }
 
@@ -378,10 +399,14 @@ int rk_call(rk_pid to, rk_message *m, rk_message **answer, int64_t timeout)
     if (to == rk__actor_pid(self)) {
         return rk__fail(RK_ESELF, "an actor that calls itself would wait for ever");
     }
+    int code = own(m);
+    if (code < 0) {
+        return code;
+    }
     uint64_t token = m->token = rk__token_new(self);
     m->flags |= RK__CALL;
     rk__body_id(m->body); /* the answer will carry it: cheapest while the line is ours */
-    int code = rk__send(self, to, m, deadline);
+    code = rk__send(self, to, m, deadline);
     if (code < 0) {
         m->flags &= (uint16_t)~RK__CALL;
         return code;
@@ -412,7 +437,8 @@ int rk_reply(rk_message *request, rk_message *answer)
                                        ? "this request has been answered already"
                                        : "only a received message can be answered");
     }
-    return rk__reply(self, request, answer);
+    int code = own(answer);
+    return code < 0 ? code : rk__reply(self, request, answer);
 }
 
 int rk_reply_error(rk_message *request, int code, const char *text)
@@ -432,6 +458,9 @@ int rk_send_named(rk_runtime *rt, const char *name, rk_message *m, int64_t timeo
 {
     rk_pid pid;
     int code = rk__name_get(rt, name, &pid);
+    if (code == 0) {
+        code = own(m);
+    }
     if (code < 0) {
         return code;
     }

@@ -2,28 +2,13 @@
  * wait.c -- the calling thread's actor, waiting and receiving.
  *
  * Threads: owner only (rk_interrupt from anywhere).
- *
- * Spin, then park. A parked wake-up across cores costs tens of microseconds on a virtual machine, a
- * spinning one well under one; but spinning on a shared core only delays the thread that would
- * bring the message. So a wait spins only while the actor has its core to itself and its recent
- * waits were short; the average forgets slowly enough that one idle second does not end a fast
- * exchange, and fast enough that a periodic visitor stops burning the core after a few waits.
  */
 #include "actor/runtime.h"
 
-#include <ck_pr.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/clock.h"
 #include "base/error.h"
-
-enum {
-    SPIN_LIMIT =
-        200000,         /* ns: about two parked wake-ups, so that parked partners find each other */
-    WAIT_CLIP = 400000, /* ns: a longer wait counts as this much */
-    CLOCK_PERIOD = 64   /* polls between looks at the clock */
-};
 
 static __thread rk__actor *self_of_thread __attribute__((tls_model("initial-exec")));
 static pthread_key_t port_key;
@@ -78,6 +63,7 @@ rk__actor *rk__self_get(void)
         return NULL;
     }
     rk__actor_set_state(a, RK_ACTIVE);
+    a->mailbox.park.cpu = rk__cpu_of_main();
     pthread_setspecific(port_key, a);
     self_of_thread = a;
     return a;
@@ -126,46 +112,6 @@ static bool ready(void *arg)
            (w->what & BORDER && deactivated(w->self));
 }
 
-static bool alone_on_core(const rk__actor *self)
-{
-    int cpu = self->cpu;
-    if (cpu < 0) {
-        cpu = sched_getcpu();
-        return cpu < 0 || rk__cpu_seats(cpu) <= 1;
-    }
-    return rk__cpu_seats(cpu) <= 1;
-}
-
-/* Polls for a while; *start is when the clock was first read, 0 when that was not necessary. */
-static bool spin(struct waiting *w, int64_t *start, int64_t deadline)
-{
-    rk__actor *self = w->self;
-    int64_t now, limit = 0;
-    if (self->wait_average > SPIN_LIMIT || !alone_on_core(self)) {
-        return false;
-    }
-    do {
-        for (int i = 0; i < CLOCK_PERIOD; i++) {
-            if (ready(w)) {
-                return true;
-            }
-            ck_pr_stall();
-        }
-        now = rk__now();
-        if (*start == 0) {
-            *start = now;
-            limit = deadline - now < SPIN_LIMIT ? deadline : now + SPIN_LIMIT;
-        }
-    } while (now < limit);
-    return false;
-}
-
-static void remember(rk__actor *self, int64_t waited)
-{
-    int64_t clipped = waited > WAIT_CLIP ? WAIT_CLIP : waited;
-    self->wait_average += (clipped - self->wait_average) / 8;
-}
-
 static bool awake(void *arg)
 {
     rk__actor *self = arg;
@@ -189,14 +135,7 @@ static int wait_for(rk__actor *self, int64_t deadline, unsigned what)
     struct waiting w = {self, what};
     if (!ready(&w)) {
         rk__mailbox_signal_room(&self->mailbox);
-        int64_t start = 0; /* a wait that ends within the first polls never looks at the clock */
-        bool woken = spin(&w, &start, deadline);
-        if (!woken) {
-            start = start != 0 ? start : rk__now();
-            woken = rk__park_wait(&self->mailbox.park, ready, &w, deadline);
-        }
-        remember(self, start != 0 ? rk__now() - start : 0);
-        if (!woken) {
+        if (!rk__park_rest(&self->mailbox.park, ready, &w, deadline)) {
             return RK_ETIMEOUT;
         }
     }

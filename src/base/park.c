@@ -19,10 +19,13 @@
  */
 #include "base/park.h"
 #include "base/clock.h"
+#include "base/topology.h"
 
+#include <ck_pr.h>
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <stddef.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -69,11 +72,23 @@ void rk__park_init(rk__park *p)
 {
     ck_ec32_init(&p->event, 0);
     __atomic_store_n(&p->parked, 0, __ATOMIC_SEQ_CST);
+    p->cpu = -1;
+    p->average = 0;
+}
+
+/* The owner counts as awake again from the moment somebody decides to wake it: whoever clears the
+ * flag, waker or owner, counts it, so it is counted once. */
+static void unpark(rk__park *p)
+{
+    if (__atomic_exchange_n(&p->parked, 0, __ATOMIC_SEQ_CST) != 0) {
+        rk__cpu_awake_add(__atomic_load_n(&p->cpu, __ATOMIC_RELAXED), 1);
+    }
 }
 
 void rk__park_kick(rk__park *p)
 {
     int saved = errno;
+    unpark(p);
     ck_ec32_inc(&p->event, &mode);
     errno = saved;
 }
@@ -109,7 +124,9 @@ bool rk__park_wait(rk__park *p, bool (*ready)(void *arg), void *arg, int64_t dea
     do {
         uint32_t seen = ck_ec32_value(&p->event);
         /* W2 and W3: pair with N3 and N2 of rk__park_notify. */
-        __atomic_store_n(&p->parked, 1, __ATOMIC_SEQ_CST);
+        if (__atomic_exchange_n(&p->parked, 1, __ATOMIC_SEQ_CST) == 0) {
+            rk__cpu_awake_add(p->cpu, -1);
+        }
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
         if (ready(arg)) {
             result = 1;
@@ -119,7 +136,61 @@ bool rk__park_wait(rk__park *p, bool (*ready)(void *arg), void *arg, int64_t dea
             result = ck_ec32_wait_pred(&p->event, &mode, seen, still_waiting, &w, &w.until);
         }
     } while (result == 0);
-    __atomic_store_n(&p->parked, 0, __ATOMIC_SEQ_CST);
+    unpark(p);
     /* CK says -1 for a passed deadline without a last look, and mail may have come just then. */
     return result > 0 || ready(arg);
+}
+
+/* ---- spinning first ------------------------------------------------------------------------- */
+
+enum {
+    SPIN_LIMIT =
+        200000,         /* ns: about two parked wake-ups, so that parked partners find each other */
+    WAIT_CLIP = 400000, /* ns: a longer wait counts as this much */
+    CLOCK_PERIOD = 64   /* polls between looks at the clock */
+};
+
+static bool alone_on_cpu(const rk__park *p)
+{
+    int cpu = p->cpu >= 0 ? p->cpu : sched_getcpu();
+    return rk__cpu_awake(cpu) <= (cpu == p->cpu ? 1u : 0u);
+}
+
+/* *start is when the clock was first read; it stays 0 when the first polls were enough. */
+static bool spin(rk__park *p, bool (*ready)(void *arg), void *arg, int64_t deadline, int64_t *start)
+{
+    int64_t now, limit = 0;
+    if (p->average > SPIN_LIMIT) {
+        return false;
+    }
+    do {
+        if (!alone_on_cpu(p)) {
+            return false;
+        }
+        for (int i = 0; i < CLOCK_PERIOD; i++) {
+            if (ready(arg)) {
+                return true;
+            }
+            ck_pr_stall();
+        }
+        now = rk__now();
+        if (*start == 0) {
+            *start = now;
+            limit = deadline - now < SPIN_LIMIT ? deadline : now + SPIN_LIMIT;
+        }
+    } while (now < limit);
+    return false;
+}
+
+bool rk__park_rest(rk__park *p, bool (*ready)(void *arg), void *arg, int64_t deadline)
+{
+    int64_t start = 0;
+    bool woken = spin(p, ready, arg, deadline, &start);
+    if (!woken) {
+        start = start != 0 ? start : rk__now();
+        woken = rk__park_wait(p, ready, arg, deadline);
+    }
+    int64_t waited = start != 0 ? rk__now() - start : 0;
+    p->average += ((waited > WAIT_CLIP ? WAIT_CLIP : waited) - p->average) / 8;
+    return woken;
 }

@@ -1,5 +1,5 @@
 /*
- * park.h -- parking a single consumer on a ck_ec (futex event count).
+ * park.h -- how a single consumer waits: spinning, then parked on a ck_ec (futex event count).
  *
  * Protocol (Dekker): the producer publishes its item, runs a full fence, then looks at `parked`;
  * the consumer sets `parked`, runs a full fence, looks for items once more, then sleeps. So either
@@ -14,7 +14,9 @@
 
 typedef struct rk__park {
     struct ck_ec32 event; /* written by wakers */
-    uint32_t parked;      /* written by the owner */
+    uint32_t parked;      /* set by the owner, cleared by the first waker or the owner */
+    int32_t cpu;          /* where the owner is pinned, -1: nowhere; set by the owner */
+    int64_t average;      /* ns, of recent waits; owner only */
 } rk__park;
 
 void rk__park_init(rk__park *p);
@@ -26,5 +28,13 @@ void rk__park_kick(rk__park *p);
  * clock, RK__FOREVER). `ready(arg)` is evaluated between setting `parked` and sleeping, and again
  * after each wake or signal. True: ready said so; false: the deadline passed. */
 bool rk__park_wait(rk__park *p, bool (*ready)(void *arg), void *arg, int64_t deadline);
+/* The same, but spins first while that promises to be shorter than being woken.
+ *
+ * A parked wake-up across cores costs tens of microseconds on a virtual machine, a spinning one well
+ * under one; but spinning on a core that somebody else wants only delays the thread that would bring
+ * the news. So a wait spins only while no other thread of ours is awake on this cpu and recent waits
+ * were short; their average forgets slowly enough that one idle second does not end a fast exchange,
+ * and fast enough that a periodic visitor stops burning the core after a few waits. */
+bool rk__park_rest(rk__park *p, bool (*ready)(void *arg), void *arg, int64_t deadline);
 
 #endif

@@ -36,6 +36,7 @@ static pthread_once_t machine_once = PTHREAD_ONCE_INIT;
 static pthread_once_t rank_once = PTHREAD_ONCE_INIT;
 static unsigned captured; /* set when machine.mask may be read by a forked child */
 static unsigned seats[RK__CPU_MAX];
+static unsigned awake[RK__CPU_MAX];
 
 _Static_assert(RK__CPU_MAX <= CPU_SETSIZE, "a cpu number must fit into cpu_set_t");
 
@@ -145,6 +146,7 @@ static void capture(void)
     machine.main_cpu = sched_getcpu();
     if (machine.main_cpu >= 0 && machine.main_cpu < RK__CPU_MAX) {
         __atomic_fetch_add(&seats[machine.main_cpu], 1, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&awake[machine.main_cpu], 1, __ATOMIC_RELAXED);
     }
     /* Release: pairs with the acquire in rk__affinity_restore. */
     __atomic_store_n(&captured, 1, __ATOMIC_RELEASE);
@@ -374,19 +376,47 @@ unsigned rk__cpu_seats(int cpu)
     return cpu >= 0 && cpu < RK__CPU_MAX ? __atomic_load_n(&seats[cpu], __ATOMIC_RELAXED) : 0;
 }
 
+unsigned rk__cpu_awake(int cpu)
+{
+    return cpu >= 0 && cpu < RK__CPU_MAX ? __atomic_load_n(&awake[cpu], __ATOMIC_RELAXED) : 0;
+}
+
+void rk__cpu_awake_add(int cpu, int change)
+{
+    if (cpu >= 0 && cpu < RK__CPU_MAX) {
+        __atomic_fetch_add(&awake[cpu], (unsigned)change, __ATOMIC_RELAXED);
+    }
+}
+
+int rk__cpu_of_main(void)
+{
+    look();
+    return getpid() == gettid() ? machine.main_cpu : -1;
+}
+
 /* ---- threads -------------------------------------------------------------------------------- */
 
-void rk__thread_enter(int cpu, const char *name)
+void rk__thread_pin(int cpu)
 {
     if (cpu >= 0 && cpu < RK__CPU_MAX) {
         cpu_set_t set;
         CPU_ZERO(&set);
         CPU_SET((size_t)cpu, &set);
-        int rc = pthread_setaffinity_np(pthread_self(), sizeof set, &set);
-        if (rc != 0) {
-            rk__log(RK__LOG_DEBUG, NULL, "thread \"%s\" could not be pinned to cpu %d", name, cpu);
+        if (pthread_setaffinity_np(pthread_self(), sizeof set, &set) != 0) {
+            rk__log(RK__LOG_WARN, NULL, "a thread could not be pinned to cpu %d", cpu);
         }
     }
+}
+
+void rk__thread_leave(int cpu)
+{
+    rk__cpu_awake_add(cpu, -1);
+}
+
+void rk__thread_enter(int cpu, const char *name)
+{
+    rk__thread_pin(cpu);
+    rk__cpu_awake_add(cpu, 1);
     if (name != NULL) {
         char kept[16];
         snprintf(kept, sizeof kept, "%s", name);

@@ -30,11 +30,20 @@ int rk__cpu_take(int cpu);
 void rk__cpu_leave(int cpu);
 /* How many threads of ours sit on a cpu (main's seat counts); relaxed, changes at any time. */
 unsigned rk__cpu_seats(int cpu);
+/* How many of them are not parked; the main thread counts on the cpu it started on. add: a pinned
+ * thread begins or ends, parks or is woken (async-signal-safe); -1 is no cpu. relaxed */
+unsigned rk__cpu_awake(int cpu);
+void rk__cpu_awake_add(int cpu, int change);
+/* The cpu the main thread started on when called by it, else -1. */
+int rk__cpu_of_main(void);
 /* Number of cpus this process may use (mask and quota). */
 unsigned rk__cpu_count(void);
 
-/* Pins the calling thread; -1 is "leave it". Names it too (15 bytes are kept). */
+/* Pins the calling thread; -1 is "leave it". */
+void rk__thread_pin(int cpu);
+/* Pins it, names it (15 bytes are kept) and counts it as awake; leave counts it out. */
 void rk__thread_enter(int cpu, const char *name);
+void rk__thread_leave(int cpu);
 /* Restores the full affinity mask in a child process, for posix_spawn-like helpers. */
 void rk__affinity_restore(void);
 

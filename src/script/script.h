@@ -11,6 +11,7 @@
  *   state.c     a lua_State with our libraries             module.c    luaopen_rk, the rk table
  *   runtime.c   runtime objects                            kernel.c    rk.kernel
  *   embed.c     rk_open, rk_dofile: Lua configuration      deadletter.c the hook for Lua
+ *   process.c   os.execute, io.popen of a pinned thread
  *
  * One lua_State belongs to one thread (an actor's, or a port's). No lua_error crosses a C frame that
  * owns memory: what must be freed sits in a userdata or is freed before the error is raised.
@@ -123,6 +124,7 @@ rk_runtime *rk__lua_check_runtime(lua_State *L, int index);
 /* The open runtime that functions without a handle mean; raises when there is none. */
 rk_runtime *rk__lua_current_runtime(lua_State *L);
 void rk__lua_open_runtime(lua_State *L);
+void rk__lua_open_process(lua_State *L);
 void rk__lua_open_kernels(lua_State *L);
 void rk__lua_open_deadletters(lua_State *L);
 /* Reads the option table at index into options (strings are borrowed from the Lua values, which

@@ -172,6 +172,7 @@ static int open_everything(lua_State *L)
     take_path(L, 0);
     take_path(L, 1);
     rk__lua_state_prepare(L);
+    rk__lua_open_process(L);
     lua_warning(L, rk__state_settings_now.warnings ? "@on" : "@off", 0);
     return 0;
 }

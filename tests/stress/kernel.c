@@ -19,7 +19,7 @@ static rk_runtime *rt;
 static const rk_type *item, *receipt;
 static rk_pid target;
 static uint64_t seed;
-static long messages = 25000; /* per sender */
+static long messages; /* per sender; by how long the run shall take */
 static uint32_t errors;
 
 #define CHECK(condition)                                                                           \
@@ -237,8 +237,9 @@ int main(int argc, char **argv)
     long rounds, answers;
     pthread_t threads[2];
     seed = argc > 1 ? strtoull(argv[1], NULL, 0) : (uint64_t)getpid();
-    messages = argc > 2 ? atol(argv[2]) : messages;
-    printf("%s %llu %ld\n", argv[0], (unsigned long long)seed, messages);
+    double seconds = argc > 2 ? atof(argv[2]) : 2;
+    messages = 5 + (long)(seconds * 10000);
+    printf("%s %llu %g\n", argv[0], (unsigned long long)seed, seconds);
     snprintf(cache, sizeof cache, "/tmp/rk-test-kernels-%u", (unsigned)getuid());
     config.cache = cache;
     CHECK(rk_open(&rt, &config) == 0);

@@ -10,8 +10,7 @@
  * The other threads park on a counter of decisions. rk__park has the Dekker argument. So an idle
  * instance costs nothing, and there is no bridge thread.
  *
- * Spinning comes first where it pays: the block has its core to itself and its recent waits were
- * short (as for host actors).
+ * Spinning comes first where it pays (rk__park_rest), as for host actors.
  *
  * Life. Threads wait at a gate until all of them exist. The last thread of a block to leave its
  * loop reports the block; the report of the last block ends the instance and frees all of this, so
@@ -19,7 +18,6 @@
  */
 #include "device/cpu/cpu.h"
 
-#include <ck_pr.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -32,10 +30,7 @@
 #include "rk_kernel.h"
 
 enum {
-    SPIN_LIMIT = 200000, /* ns: about two parked wake-ups, as in actor/wait.c */
-    WAIT_CLIP = 400000,  /* ns: a longer wait counts as this much */
-    CLOCK_PERIOD = 64,   /* polls between looks at the clock */
-    STACK = 512 * 1024   /* bytes: a handler keeps its replies on the stack */
+    STACK = 512 * 1024 /* bytes: a handler keeps its replies on the stack */
 };
 
 enum { PAGE = 4096 };
@@ -60,7 +55,6 @@ typedef struct cpu_block {
     rk_barrier barrier;
     /* Thread 0. */
     rk__park park __attribute__((aligned(64)));
-    int64_t wait_average;
     uint32_t decision;  /* written before `decisions` */
     uint32_t decisions; /* atomic: how many there were */
     uint32_t inside;    /* atomic: threads that have not left */
@@ -83,20 +77,6 @@ static cpu_block *cpu_of(const rk_block *block)
     return block->host;
 }
 
-static bool alone(int cpu)
-{
-    if (cpu < 0) {
-        cpu = sched_getcpu();
-    }
-    return cpu < 0 || rk__cpu_seats(cpu) <= 1;
-}
-
-static void remember(cpu_block *b, int64_t waited)
-{
-    int64_t clipped = waited > WAIT_CLIP ? WAIT_CLIP : waited;
-    b->wait_average += (clipped - b->wait_average) / 8;
-}
-
 typedef struct idling {
     cpu_block *block;
     bool (*ready)(void *arg);
@@ -114,43 +94,11 @@ static bool awake(void *arg)
     return i->ready(i->arg) || wants_attention(i->block);
 }
 
-/* A few polls, without a look at the clock. */
-static bool glance(idling *i)
-{
-    for (int n = 0; n < CLOCK_PERIOD; n++) {
-        if (awake(i)) {
-            return true;
-        }
-        ck_pr_stall();
-    }
-    return false;
-}
-
-static bool spin(idling *i, int64_t start, int64_t until)
-{
-    int64_t limit = until - start < SPIN_LIMIT ? until : start + SPIN_LIMIT;
-    if (i->block->wait_average > SPIN_LIMIT || !alone(i->block->threads[0].cpu)) {
-        return false;
-    }
-    do {
-        if (glance(i)) {
-            return true;
-        }
-    } while (rk__now() < limit);
-    return false;
-}
-
 void rk__cpu_idle(rk_block *block, bool (*ready)(void *arg), void *arg, int64_t until)
 {
     cpu_block *b = cpu_of(block);
     idling i = {b, ready, arg};
-    if (!glance(&i)) {
-        int64_t start = rk__now();
-        if (!spin(&i, start, until)) {
-            rk__park_wait(&b->park, awake, &i, until);
-        }
-        remember(b, rk__now() - start);
-    }
+    rk__park_rest(&b->park, awake, &i, until);
     if (wants_attention(b)) {
         rk__channel_pump(&b->kernel->channel);
         if (wants_attention(b)) {
@@ -183,13 +131,7 @@ static bool decided(void *arg)
 
 static void await_decision(cpu_thread *t)
 {
-    for (int n = 0; n < CLOCK_PERIOD; n++) {
-        if (decided(t)) {
-            return;
-        }
-        ck_pr_stall();
-    }
-    rk__park_wait(&t->park, decided, t, RK__FOREVER);
+    rk__park_rest(&t->park, decided, t, RK__FOREVER);
 }
 
 uint32_t rk__cpu_share(rk_block *block, uint32_t thread, uint32_t decision)
@@ -240,12 +182,18 @@ static void *thread_main(void *arg)
     rk__kernel_actor *k = b->kernel;
     cpu_device *d = k->device;
     uint32_t state, index = b->block->index;
-    rk__thread_enter(t->cpu, k->kernel->base.name);
+    int cpu = t->cpu;
+    rk__thread_enter(cpu, k->kernel->base.name);
+    if (t->index == 0) {
+        b->park.cpu = cpu;
+    }
+    t->park.cpu = cpu;
     pass_gate(d, &state);
     if (state == GATE_OPEN) {
         rk__resident(&t->ctx);
     }
     leave_seat(t);
+    rk__thread_leave(cpu);
     if (state != GATE_OPEN) {
         /* Release: nothing of the instance is touched any more; pairs with cancel. */
         __atomic_sub_fetch(&d->waiting, 1, __ATOMIC_RELEASE);
