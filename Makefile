@@ -12,10 +12,14 @@ SAN  := $(if $(SANITIZER),-fsanitize=$(SANITIZER) -fno-omit-frame-pointer -fno-s
 Q    := $(if $(filter 1,$(V)),,@)
 PKGS := lua5.4 ck mpack hwloc libxxhash libedit
 
-# Installs what pkg-config misses, once, before anything is compiled.
-ifneq ($(filter-out clean help,$(or $(MAKECMDGOALS),all)),)
-  ifneq ($(shell pkg-config --exists $(PKGS) criterion && echo yes),yes)
-    $(if $(shell scripts/setup 1>&2 && echo yes),,$(error scripts/setup failed: see above))
+# Installs what is missing, once, before anything is compiled.
+GOALS := $(or $(MAKECMDGOALS),all)
+ifneq ($(filter-out clean help,$(GOALS)),)
+  NEEDS := $(if $(filter test ci lint asan ubsan tsan fuzz bench,$(GOALS)),test,build)
+  HAVE  := pkg-config --exists $(PKGS) $(if $(filter test,$(NEEDS)),criterion && command -v busted \
+             && command -v luacheck && command -v clang-format && command -v python3)
+  ifneq ($(shell { $(HAVE); } >/dev/null 2>&1 && echo yes),yes)
+    $(if $(shell scripts/setup $(NEEDS) 1>&2 && echo yes),,$(error scripts/setup failed: see above))
   endif
 endif
 

@@ -13,7 +13,7 @@
 -- of it is used. A quoted field ends on its line.
 local rk = require "rk"
 local anomaly = require "rk.kernels.anomaly"
-local Measurement, Verdict = anomaly.Measurement, anomaly.Verdict
+local Measurement = anomaly.Measurement
 
 local MOST_SERIES    = 256       -- what kernels/anomaly.cu keeps
 local MOST_IN_FLIGHT = 64        -- messages sent ahead of their verdicts while a file is read
@@ -352,7 +352,7 @@ local function read_machine(series)
   return values
 end
 
--- Waits for the ticks of a schedule, which does not drift; what comes a whole period late is counted.
+-- Waits for the ticks of a schedule that does not drift; what comes a whole period late is counted.
 local function each_tick(seconds, period)
   local start, tick = rk.now(), 0
   return function()

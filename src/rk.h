@@ -88,9 +88,9 @@ typedef struct rk_runtime rk_runtime;
 typedef struct rk_type rk_type;       /* a message type; lives as long as the process */
 typedef struct rk_message rk_message; /* one delivery: an envelope on a shared, immutable body */
 
-enum { RK_NAME_MAX = 64 };      /* bytes of any name, with the final NUL */
+enum { RK_NAME_MAX = 64 }; /* bytes of any name, with the final NUL */
 enum { RK_PRIORITY_NORMAL = 128 };
-enum { RK_PID_TEXT = 96 };      /* bytes rk_pid_format may write */
+enum { RK_PID_TEXT = 96 }; /* bytes rk_pid_format may write */
 
 /* Writes a pid as <generation.index "name">. Returns text. thread: any. blocks: no */
 RK_API const char *rk_pid_format(rk_pid pid, char text[RK_PID_TEXT]);
@@ -158,8 +158,7 @@ RK_API int rk_set_array(rk_message *m, const char *field, const void *values, si
 RK_API int rk_get_int(const rk_message *m, const char *field, int64_t *value);
 RK_API int rk_get_number(const rk_message *m, const char *field, double *value);
 RK_API int rk_get_bytes(const rk_message *m, const char *field, const void **bytes, size_t *size);
-RK_API int rk_get_array(const rk_message *m, const char *field, const void **values,
-                        size_t *count);
+RK_API int rk_get_array(const rk_message *m, const char *field, const void **values, size_t *count);
 
 /* The MessagePack form (a map with "__type" first) and back. pack gives malloc'ed bytes; unpack
  * gives a message: typed when "__type" names a known type. RK_EFORMAT, RK_ELIMIT, RK_ETYPE... */
@@ -169,17 +168,20 @@ RK_API int rk_message_unpack(rk_message **out, const void *bytes, size_t size);
 /* ---- runtime ------------------------------------------------------------------------------ */
 
 typedef struct rk_config {
-    size_t size;              /* sizeof(rk_config), set by RK_CONFIG_INIT */
-    const char *script;       /* Lua configuration run by rk_open; may be NULL */
-    const char *device;       /* "auto" (default), "cpu", "cuda", "cuda:1" */
-    const char *pin;          /* "auto" (default), "off", or a cpu list "0,2-5" */
-    const char *mode;         /* "persistent" (default), "bounded", "batch" */
-    const char *cache;        /* folder of compiled kernels; NULL: $XDG_CACHE_HOME/rk */
-    int64_t stop_timeout;     /* how long rk_close waits for an actor; default 2 s */
-    int kill_signal;          /* real-time signal that interrupts Lua; 0: SIGRTMIN+3 */
+    size_t size;          /* sizeof(rk_config), set by RK_CONFIG_INIT */
+    const char *script;   /* Lua configuration run by rk_open; may be NULL */
+    const char *device;   /* "auto" (default), "cpu", "cuda", "cuda:1" */
+    const char *pin;      /* "auto" (default), "off", or a cpu list "0,2-5" */
+    const char *mode;     /* "persistent" (default), "bounded", "batch" */
+    const char *cache;    /* folder of compiled kernels; NULL: $XDG_CACHE_HOME/rk */
+    int64_t stop_timeout; /* how long rk_close waits for an actor; default 2 s */
+    int kill_signal;      /* real-time signal that interrupts Lua; 0: SIGRTMIN+3 */
 } rk_config;
 
-#define RK_CONFIG_INIT {sizeof(rk_config), NULL, NULL, NULL, NULL, NULL, 2000000000, 0}
+#define RK_CONFIG_INIT                                                                             \
+    {                                                                                              \
+        sizeof(rk_config), NULL, NULL, NULL, NULL, NULL, 2000000000, 0                             \
+    }
 
 /* Opens a runtime; runs config->script with globals `rk` and `runtime`. borrows config; gives.
  * RK_EINVAL names the option; RK_EDEVICE what was looked for; RK_ELUA the script's error.
@@ -221,7 +223,10 @@ typedef struct rk_options {
     uint32_t cpu_threads; /* ring kernels on cpu: threads of a block; 0: the definition's */
 } rk_options;
 
-#define RK_OPTIONS_INIT {sizeof(rk_options), NULL, -1, 0, RK_FULL_DEFAULT, 0, 0, 0, 0}
+#define RK_OPTIONS_INIT                                                                            \
+    {                                                                                              \
+        sizeof(rk_options), NULL, -1, 0, RK_FULL_DEFAULT, 0, 0, 0, 0                               \
+    }
 
 /* Body of a C actor; runs on the actor's own thread. Returns 0 or a negative code: the reason of
  * its exit. It should return soon after rk_receive says RK_ESTOP. */
@@ -253,10 +258,14 @@ RK_API int rk_whereis(rk_runtime *rt, const char *name, rk_pid *out);
 RK_API rk_pid rk_self(void);
 
 /* Sends. takes m on success. A full mailbox under RK_FULL_BLOCK waits up to timeout.
- * RK_EDEAD, RK_EFULL (reject), RK_ETIMEOUT (block), RK_ESELF. thread: any. blocks: yes */
+ * A received message may be sent on; it can then no longer be answered. RK_EDEAD, RK_EFULL
+ * (reject), RK_ETIMEOUT (block), RK_ESELF, RK_EINVAL (an unanswered request). thread: any. blocks:
+ * yes */
 RK_API int rk_send(rk_pid to, rk_message *m, int64_t timeout);
-/* Sends and waits for the answer. takes m on success; gives the answer. A failing handler, a dead
- * target, a dropped request give its code and rk_errdetail at once. thread: any. blocks: yes */
+/* Sends and waits for the answer. Takes m whatever the outcome; gives the answer. A failing
+ * handler, a dead target, a dropped request give their code and rk_errdetail at once. RK_ESELF,
+ * RK_EINVAL (m is a request that waits for its answer: send on what rk_message_share makes of it).
+ * thread: any. blocks: yes */
 RK_API int rk_call(rk_pid to, rk_message *m, rk_message **answer, int64_t timeout);
 /* The next message of the calling thread's mailbox, best band first. gives. RK_ETIMEOUT, RK_ESTOP
  * (asked to stop; once per request, then mail goes on), RK_EINTR. blocks: yes */
@@ -264,8 +273,8 @@ RK_API int rk_receive(rk_message **out, int64_t timeout);
 /* The first message `accept` returns true for; others stay in order. blocks: yes */
 RK_API int rk_receive_if(rk_message **out, bool (*accept)(const rk_message *m, void *arg),
                          void *arg, int64_t timeout);
-/* Answers a received message; once per request. borrows request, takes answer on success. RK_EINVAL:
- * already answered, or not a received message. thread: owner of request. blocks: no */
+/* Answers a received message; once per request. borrows request, takes answer on success.
+ * RK_EINVAL: already answered, or not a received message. thread: owner of request. blocks: no */
 RK_API int rk_reply(rk_message *request, rk_message *answer);
 /* Answers with an error: the caller's rk_call returns `code` with this text. */
 RK_API int rk_reply_error(rk_message *request, int code, const char *text);
@@ -288,7 +297,7 @@ RK_API void rk_on_dead_letter(rk_runtime *rt, rk_dead_letter_fn fn, void *arg);
 /* ---- ring kernels ------------------------------------------------------------------------- */
 
 typedef struct rk_kernel {
-    size_t size;                   /* sizeof(rk_kernel), set by RK_KERNEL_INIT */
+    size_t size; /* sizeof(rk_kernel), set by RK_KERNEL_INIT */
     const char *name;
     const char *source;            /* handlers (DESIGN §7); or */
     const char *file;              /* a file of them, looked for as given, then in kernels/ */
@@ -296,21 +305,23 @@ typedef struct rk_kernel {
     size_t accepts_count;
     const rk_type *const *replies; /* types used by rk_reply; may be none */
     size_t replies_count;
-    const rk_field *state;         /* schema of the state, or NULL when RK_STATE or none is used */
+    const rk_field *state; /* schema of the state, or NULL when RK_STATE or none is used */
     size_t state_count;
-    uint32_t block;                /* threads of a block on a GPU, default 128 */
-    uint32_t grid;                 /* blocks of an instance, default 1 */
-    uint32_t queue_size;           /* bound of the mailbox, default 1024 */
-    uint32_t cpu_threads;          /* threads of a block on the cpu device, default 1 */
-    int64_t handler_timeout;       /* report a handler that runs longer; default 5 s, <0 never */
-    enum rk_full full;             /* RK_FULL_DROP_OLDEST is RK_EUNSUPPORTED */
-    const char *source_name;       /* name and first line used in compiler messages; */
-    int source_line;               /* NULL: the kernel's name (or its file), 1 */
+    uint32_t block;          /* threads of a block on a GPU, default 128 */
+    uint32_t grid;           /* blocks of an instance, default 1 */
+    uint32_t queue_size;     /* bound of the mailbox, default 1024 */
+    uint32_t cpu_threads;    /* threads of a block on the cpu device, default 1 */
+    int64_t handler_timeout; /* report a handler that runs longer; default 5 s, <0 never */
+    enum rk_full full;       /* RK_FULL_DROP_OLDEST is RK_EUNSUPPORTED */
+    const char *source_name; /* name and first line used in compiler messages; */
+    int source_line;         /* NULL: the kernel's name (or its file), 1 */
 } rk_kernel;
 
 #define RK_KERNEL_INIT                                                                             \
-    {sizeof(rk_kernel), NULL, NULL, NULL, NULL, 0, NULL, 0, NULL, 0, 128, 1, 1024, 1, 5000000000,  \
-     RK_FULL_BLOCK, NULL, 1}
+    {                                                                                              \
+        sizeof(rk_kernel), NULL, NULL, NULL, NULL, 0, NULL, 0, NULL, 0, 128, 1, 1024, 1,           \
+            5000000000, RK_FULL_BLOCK, NULL, 1                                                     \
+    }
 
 /* Registers a definition (again: the new one serves later launches). copies everything. Checks the
  * source's RK_ON blocks against `accepts`; compiling happens at launch. RK_EINVAL, RK_ENOENT.
@@ -333,8 +344,8 @@ RK_API const char *rk_state_name(enum rk_state state);
 typedef struct rk_info {
     rk_pid pid;
     char name[RK_NAME_MAX];
-    char kind[16];           /* "c", "lua", "port", "kernel" */
-    char device[16];         /* "host", "cpu", "cuda:0" */
+    char kind[16];   /* "c", "lua", "port", "kernel" */
+    char device[16]; /* "host", "cpu", "cuda:0" */
     enum rk_state state;
     int cpu;                 /* -1: not pinned */
     uint32_t depth[4];       /* waiting messages by band: low, normal, high, system */

@@ -61,16 +61,6 @@ static int new_reading(const application *app, rk_message **out, uint32_t sensor
     return rc;
 }
 
-/* Calls and releases the request when the call did not take it. */
-static int call(rk_pid to, rk_message *request, rk_message **answer)
-{
-    int rc = rk_call(to, request, answer, 5 * SECOND);
-    if (rc < 0) {
-        rk_message_release(request);
-    }
-    return rc;
-}
-
 /* Sensor 1 warms up by 10 degrees a reading, sensor 2 is steady: smoothed, then to the display. */
 static int sensor_body(void *arg)
 {
@@ -80,7 +70,7 @@ static int sensor_body(void *arg)
         uint32_t sensor = (uint32_t)(1 + i % 2);
         int rc = new_reading(app, &m, sensor, sensor == 1 ? 40 + 5.0 * i : 20);
         if (rc == 0) {
-            rc = call(app->smooth, m, &smoothed);
+            rc = rk_call(app->smooth, m, &smoothed, 5 * SECOND);
         }
         if (rc == 0) {
             rc = rk_send(app->display, smoothed, 5 * SECOND);
@@ -100,7 +90,7 @@ static int display_body(void *arg)
         rk_message *m, *opinion;
         int rc = rk_receive(&m, 10 * SECOND);
         if (rc == 0) {
-            rc = call(app->policy, m, &opinion);
+            rc = rk_call(app->policy, m, &opinion, 5 * SECOND);
         }
         if (rc < 0) {
             return rc == RK_ESTOP ? 0 : rc;

@@ -46,11 +46,12 @@ static int ask(rk_pid summer, const rk_type *type)
         return rc;
     }
     rc = rk_set_array(request, "values", values, sizeof values / sizeof values[0]);
-    if (rc == 0) {
-        rc = rk_call(summer, request, &response, 5000000000); /* takes the request: 5 s */
-    }
     if (rc < 0) {
         rk_message_release(request);
+        return rc;
+    }
+    rc = rk_call(summer, request, &response, 5000000000); /* takes the request; waits 5 s */
+    if (rc < 0) {
         return rc;
     }
     rc = rk_get_number(response, "result", &sum);

@@ -20,15 +20,15 @@ typedef struct rk__actor rk__actor;
 /* What differs between kinds of actors. Called under the slot's lifecycle lock unless said
  * otherwise; NULL entries mean RK_EUNSUPPORTED. */
 typedef struct rk__actor_class {
-    const char *kind;                        /* "c" "lua" "port" "kernel" */
-    void (*pushed)(rk__actor *a);            /* after a push: wake the consumer. any thread, no lock */
-    int (*activate)(rk__actor *a);           /* LAUNCHED -> ACTIVE */
-    int (*pause)(rk__actor *a, int64_t deadline);  /* ACTIVE -> DEACTIVATED, at a message border */
-    int (*resume)(rk__actor *a);             /* DEACTIVATED -> ACTIVE */
+    const char *kind;              /* "c" "lua" "port" "kernel" */
+    void (*pushed)(rk__actor *a);  /* after a push: wake the consumer. any thread, no lock */
+    int (*activate)(rk__actor *a); /* LAUNCHED -> ACTIVE */
+    int (*pause)(rk__actor *a, int64_t deadline); /* ACTIVE -> DEACTIVATED, at a message border */
+    int (*resume)(rk__actor *a);                  /* DEACTIVATED -> ACTIVE */
     /* Asks to stop (does not wait). The class calls rk__actor_exit when it has stopped. A slot that
      * never ran or has FAILED stops at once. */
     void (*stop)(rk__actor *a, const char *reason);
-    void (*kill)(rk__actor *a);              /* stop without waiting for the user's code */
+    void (*kill)(rk__actor *a);                    /* stop without waiting for the user's code */
     void (*describe)(rk__actor *a, rk_info *info); /* a->lock held, impl not NULL */
 } rk__actor_class;
 
@@ -38,30 +38,30 @@ struct rk__actor {
     rk__mailbox mailbox;
     /* Identity; written under the registry lock when the slot changes hands. */
     uint32_t index;
-    uint32_t generation;      /* atomic; odd and even alike, 0 never */
+    uint32_t generation;          /* atomic; odd and even alike, 0 never */
     const rk__actor_class *class; /* atomic pointer */
-    rk_runtime *runtime;      /* atomic pointer; NULL: a port */
-    void *impl;               /* atomic pointer: the class's own object; NULL while it ends */
+    rk_runtime *runtime;          /* atomic pointer; NULL: a port */
+    void *impl;                   /* atomic pointer: the class's own object; NULL while it ends */
     char name[RK_NAME_MAX];
-    int cpu;                  /* -1: not pinned */
-    uint32_t state;           /* atomic enum rk_state */
+    int cpu;                   /* -1: not pinned */
+    uint32_t state;            /* atomic enum rk_state */
     pthread_mutex_t lifecycle; /* one verb at a time; recursive; also held to free the slot */
-    uint32_t stop_requested;  /* atomic: somebody asked to stop */
-    uint32_t interrupted;     /* atomic: blocking calls return RK_EINTR/RK_ESTOP now */
-    uint32_t paused;          /* atomic: the owner rests at a border (deactivate waits for it) */
-    pthread_mutex_t lock;     /* watchers, output, exit reason */
+    uint32_t stop_requested;   /* atomic: somebody asked to stop */
+    uint32_t interrupted;      /* atomic: blocking calls return RK_EINTR/RK_ESTOP now */
+    uint32_t paused;           /* atomic: the owner rests at a border (deactivate waits for it) */
+    pthread_mutex_t lock;      /* watchers, output, exit reason */
     struct rk__watch *watchers;
-    char *exit_reason;        /* of the last owner of this slot; kept until reuse */
+    char *exit_reason;         /* of the last owner of this slot; kept until reuse */
     struct rk__output *output; /* replies to runtime:send(name); NULL until first used */
     /* Owner only. */
     uint64_t next_token;
     rk_message **outstanding; /* received calls not yet answered; each knows its place (sequence) */
     uint32_t outstanding_count, outstanding_room;
     char *stop_reason;
-    bool stop_reported;       /* receive returned RK_ESTOP for this request already */
+    bool stop_reported; /* receive returned RK_ESTOP for this request already */
     uint64_t sent, received, failed, late_replies; /* relaxed atomics, one writer each */
-    uint64_t birth;           /* counts slots handed out: newest first */
-    rk__histogram *waits;     /* from sent to received, of stamped messages; NULL until the first */
+    uint64_t birth;                                /* counts slots handed out: newest first */
+    rk__histogram *waits; /* from sent to received, of stamped messages; NULL until the first */
 };
 
 /* ---- registry.c ---- */
@@ -98,7 +98,8 @@ int rk__actor_launch(rk__actor **out, rk_runtime *rt, const rk__actor_class *cla
 int rk__actor_start(rk__actor *a, rk_pid *out);
 /* Why an actor ended, while its slot still knows; NULL: unknown. gives (free) */
 char *rk__actor_reason(rk_pid pid);
-/* Makes the pid stale (retire), then frees the slot for reuse (release). By the class, at its end. */
+/* Makes the pid stale (retire), then frees the slot for reuse (release). By the class, at its end.
+ */
 void rk__actor_retire(rk__actor *a);
 void rk__actor_release(rk__actor *a);
 /* Every actor of a runtime (NULL: of the process), newest first; returns how many there are. */
@@ -120,8 +121,8 @@ int rk__actor_kill(rk_pid pid, const char *reason, int64_t timeout);
  * reason. */
 void rk__actor_fail(rk__actor *a, const char *reason);
 /* The end of an actor, by its owner: TERMINATED (or FAILED), name given up, mailbox closed and mail
- * dead-lettered, outstanding calls answered with RK_EDEAD and the reason, watchers told, the pid made
- * stale, the slot freed. Nothing of `a` may be touched afterwards. copies reason. */
+ * dead-lettered, outstanding calls answered with RK_EDEAD and the reason, watchers told, the pid
+ * made stale, the slot freed. Nothing of `a` may be touched afterwards. copies reason. */
 void rk__actor_exit(rk__actor *a, bool failed, const char *reason);
 
 /* ---- send.c ---- */
@@ -191,13 +192,13 @@ void rk__output_free(rk__actor *a);
 typedef struct rk__host_body {
     const char *kind;
     bool handshake; /* activate returns when run has called rk__host_started, or has ended */
-    /* Runs the actor; 0, or a negative code: it failed. *reason is the exit reason (malloc'ed; NULL:
-     * "normal", or the sentence of the last failure). RK_ESTOP counts as a normal end with the stop
-     * reason. On the actor's thread. */
+    /* Runs the actor; 0, or a negative code: it failed. *reason is the exit reason (malloc'ed;
+     * NULL: "normal", or the sentence of the last failure). RK_ESTOP counts as a normal end with
+     * the stop reason. On the actor's thread. */
     int (*run)(rk__actor *self, void *body, char **reason);
     /* Interrupts user code that will not return; run is still running. any thread. May be NULL. */
     void (*kill)(rk__actor *self, void *body);
-    void (*free)(void *body);   /* once, after run, or when it never ran. any thread */
+    void (*free)(void *body);     /* once, after run, or when it never ran. any thread */
     size_t (*memory)(void *body); /* bytes held, for rk_inspect; any thread; may be NULL */
 } rk__host_body;
 

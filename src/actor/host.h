@@ -5,17 +5,17 @@
 #include "actor/actor.h"
 
 struct rk__host {
-    struct rk__host *next;     /* list of threads to join, under the runtime's lock */
-    uint32_t refs;             /* atomic: slot, thread, activator */
+    struct rk__host *next; /* list of threads to join, under the runtime's lock */
+    uint32_t refs;         /* atomic: slot, thread, activator */
     rk_runtime *runtime;
-    rk__actor *actor;          /* the slot, while the thread runs */
+    rk__actor *actor; /* the slot, while the thread runs */
     const rk__host_body *ops;
     void *body;
     size_t stack;
     pthread_t thread;
-    pthread_mutex_t lock;      /* running, against the freeing of body */
+    pthread_mutex_t lock; /* running, against the freeing of body */
     bool running;
-    int started;               /* atomic: 1 started, -1 ended before it could; then: */
+    int started; /* atomic: 1 started, -1 ended before it could; then: */
     int code;
     char *failure;
 };

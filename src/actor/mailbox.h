@@ -12,11 +12,11 @@
  * Order: FIFO per (sender, band): pushes of one thread are ordered by the stack, reversal restores
  * the order, and a later batch is appended behind an earlier one.
  *
- * Bound: `issued` counts credits given to producers, `returned` those the consumer gave back when it
- * handed a message out; depth = issued - returned. Replies and system messages take no credit.
+ * Bound: `issued` counts credits given to producers, `returned` those the consumer gave back when
+ * it handed a message out; depth = issued - returned. Replies and system messages take no credit.
  *
- * End of life: see rk__mailbox_close. Slots are reused and never unmapped, so a late producer always
- * pushes into valid memory.
+ * End of life: see rk__mailbox_close. Slots are reused and never unmapped, so a late producer
+ * always pushes into valid memory.
  */
 #ifndef RK_ACTOR_MAILBOX_H
 #define RK_ACTOR_MAILBOX_H
@@ -54,14 +54,14 @@ typedef struct rk__mailbox {
     struct {
         ck_stack_t normal, low;
         uint64_t issued;
-        uint64_t returned_seen; /* atomic: `returned` as a producer last saw it, never ahead of it */
+        uint64_t returned_seen; /* atomic: `returned` as a producer last saw it, or less */
     } bulk __attribute__((aligned(64)));
     /* Written at open and by producers on cold paths. */
     uint32_t bound __attribute__((aligned(64)));
     enum rk_full full;
-    uint64_t dropped;       /* atomic */
+    uint64_t dropped;          /* atomic */
     uint32_t urgent_issued[4]; /* atomic: credits by band, all but normal */
-    uint32_t waiting;       /* atomic: senders on the room list */
+    uint32_t waiting;          /* atomic: senders on the room list */
     /* Flags that producers read after a push; written rarely. */
     rk__park park __attribute__((aligned(64)));
     uint32_t closed;        /* atomic */
@@ -72,22 +72,24 @@ typedef struct rk__mailbox {
     /* Consumer. */
     uint64_t returned __attribute__((aligned(64))); /* atomic, consumer writes */
     uint32_t urgent_returned[4];
-    uint32_t sequence;      /* arrival number of the last message taken in; wraps */
+    uint32_t sequence; /* arrival number of the last message taken in; wraps */
     rk__queue queues[RK__BANDS];
     rk_message *scanned[RK__BANDS]; /* where the last search that found nothing ended; or NULL */
 } rk__mailbox;
 
 typedef enum rk__push {
     RK__PUSHED,
-    RK__PUSH_FULL,   /* not taken */
-    RK__PUSH_DEAD,   /* closed; not taken */
-    RK__PUSH_CLOSED  /* taken, but the mailbox closed meanwhile: see rk__mailbox_push */
+    RK__PUSH_FULL,  /* not taken */
+    RK__PUSH_DEAD,  /* closed; not taken */
+    RK__PUSH_CLOSED /* taken, but the mailbox closed meanwhile: see rk__mailbox_push */
 } rk__push;
 
 static inline enum rk__band rk__band_of(int priority)
 {
-    return priority >= 224 ? RK__SYSTEM_BAND : priority >= 160 ? RK__HIGH
-         : priority >= 64  ? RK__NORMAL : RK__LOW;
+    return priority >= 224   ? RK__SYSTEM_BAND
+           : priority >= 160 ? RK__HIGH
+           : priority >= 64  ? RK__NORMAL
+                             : RK__LOW;
 }
 
 /* Once per slot. */
@@ -95,17 +97,18 @@ void rk__mailbox_init(rk__mailbox *mb);
 /* Makes a closed mailbox usable again for a new owner. */
 void rk__mailbox_open(rk__mailbox *mb, uint32_t bound, enum rk_full full);
 
-/* Pushes m by its flags and priority; does not wake the consumer. Takes m unless FULL or DEAD. When the
- * policy dropped something, *dropped is that message (the caller dead-letters it): the displaced
- * oldest, or m itself (then PUSHED is returned). CLOSED: m may or may not still be in the mailbox;
- * the caller must run rk__mailbox_drain(mb, false) and dead-letter what it gets.
- * thread: any. blocks: no */
+/* Pushes m by its flags and priority; does not wake the consumer. Takes m unless FULL or DEAD. When
+ * the policy dropped something, *dropped is that message (the caller dead-letters it): the
+ * displaced oldest, or m itself (then PUSHED is returned). CLOSED: m may or may not still be in the
+ * mailbox; the caller must run rk__mailbox_drain(mb, false) and dead-letter what it gets. thread:
+ * any. blocks: no */
 rk__push rk__mailbox_push(rk__mailbox *mb, rk_message *m, rk_message **dropped);
 
 /* ---- consumer ---- thread: owner only. blocks: no */
 
 /* The next message (best band first, FIFO inside), or the first that `accept` takes; NULL: none.
- * With accept, only messages that arrived after *seen are offered and *seen is moved up; 0: all. The message keeps its credit until rk__mailbox_credit. */
+ * With accept, only messages that arrived after *seen are offered and *seen is moved up; 0: all.
+ * The message keeps its credit until rk__mailbox_credit. */
 rk_message *rk__mailbox_find(rk__mailbox *mb, bool (*accept)(const rk_message *, void *), void *arg,
                              uint64_t *seen);
 static inline rk_message *rk__mailbox_next(rk__mailbox *mb)
@@ -119,8 +122,8 @@ void rk__mailbox_credit(rk__mailbox *mb, rk_message *m);
 /* Puts a message back at the front of its band (it was found but not used). */
 void rk__mailbox_unget(rk__mailbox *mb, rk_message *m);
 /* The first message of the system band that `accept` takes. */
-rk_message *rk__mailbox_find_system(rk__mailbox *mb,
-                                    bool (*accept)(const rk_message *, void *), void *arg);
+rk_message *rk__mailbox_find_system(rk__mailbox *mb, bool (*accept)(const rk_message *, void *),
+                                    void *arg);
 /* Replies waiting; system mail, any mail not yet taken in; mail in the private queues. */
 bool rk__mailbox_has_replies(rk__mailbox *mb);
 bool rk__mailbox_has_system(rk__mailbox *mb);
@@ -148,10 +151,12 @@ rk_message *rk__mailbox_cancel_room(rk__mailbox *mb, rk_pid from, uint64_t token
  * publishes, then reads `closed`; the closer writes `closed`, then takes everything (both seq_cst):
  * either the pusher sees the flag or the closer sees the message. thread: owner only. */
 void rk__mailbox_close(rk__mailbox *mb);
-/* A ticket whose mailbox has room again or has closed goes back to its sender (send.c). takes it. */
+/* A ticket whose mailbox has room again or has closed goes back to its sender (send.c). takes it.
+ */
 void rk__mailbox_ticket_ready(rk_message *ticket);
 /* Takes everything out of a closed mailbox, linked as a queue is. `owner` also empties the private
- * queues; others get only what is still in the stacks, and nothing once it has been opened again. */
+ * queues; others get only what is still in the stacks, and nothing once it has been opened again.
+ */
 rk_message *rk__mailbox_drain(rk__mailbox *mb, bool owner);
 
 #endif

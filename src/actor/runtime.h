@@ -7,22 +7,22 @@
 #include "base/topology.h"
 
 struct rk_runtime {
-    char *device, *mode, *cache;   /* options as given */
+    char *device, *mode, *cache; /* options as given */
     rk__pin pin;
     int64_t stop_timeout;
     int kill_signal;
-    rk_runtime *older;             /* list of open runtimes, newest first */
-    uint32_t closing;              /* atomic */
-    uint32_t interrupted;          /* atomic: rk_interrupt */
+    rk_runtime *older;    /* list of open runtimes, newest first */
+    uint32_t closing;     /* atomic */
+    uint32_t interrupted; /* atomic: rk_interrupt */
 
-    rk__actor *owner;              /* port of the thread that opened it */
-    rk__park changed;              /* kicked when an actor ends, pauses or has started; any waiter */
+    rk__actor *owner; /* port of the thread that opened it */
+    rk__park changed; /* kicked when an actor ends, pauses or has started; any waiter */
 
-    pthread_mutex_t lock;          /* names, threads to join */
-    void *names;                   /* tsearch tree of rk__name */
-    struct rk__host *finished;     /* host actors whose threads ended and want joining */
-    uint32_t live;                 /* atomic: actors that are not ports */
-    uint32_t threads;              /* atomic: host threads not yet joined */
+    pthread_mutex_t lock;      /* names, threads to join */
+    void *names;               /* tsearch tree of rk__name */
+    struct rk__host *finished; /* host actors whose threads ended and want joining */
+    uint32_t live;             /* atomic: actors that are not ports */
+    uint32_t threads;          /* atomic: host threads not yet joined */
 
     rk_dead_letter_fn dead_letter; /* under hook_lock */
     void *dead_letter_arg;
@@ -46,8 +46,8 @@ int rk__runtime_close(rk_runtime *rt);
 rk_runtime *rk__runtime_current(void);
 /* The runtime an actor belongs to; the current one when the pid says nothing; NULL: none. */
 rk_runtime *rk__runtime_of(rk_pid pid);
-/* Waits until done(arg) is true; it is looked at again whenever an actor of the runtime ended, paused
- * or started. False: the deadline passed. thread: any. blocks: yes */
+/* Waits until done(arg) is true; it is looked at again whenever an actor of the runtime ended,
+ * paused or started. False: the deadline passed. thread: any. blocks: yes */
 bool rk__runtime_wait(rk_runtime *rt, bool (*done)(void *arg), void *arg, int64_t deadline);
 void rk__runtime_changed(rk_runtime *rt);
 /* Counts actors that are not ports; RK_ESTATE when the runtime is closing. */
@@ -75,15 +75,16 @@ void rk__names_free(rk_runtime *rt);
 /* ---- definition.c: what rk_launch(name) starts; process-wide ---- */
 typedef struct rk__definition {
     char name[RK_NAME_MAX];
-    const char *kind;          /* "kernel", "lua" */
+    const char *kind; /* "kernel", "lua" */
     /* Launches an instance; `definition` is retained by the caller during the call. */
     int (*launch)(rk_runtime *rt, struct rk__definition *definition, const rk_options *options,
                   rk__actor **out);
     void (*free)(struct rk__definition *definition);
-    uint32_t refs;             /* atomic */
+    uint32_t refs; /* atomic */
 } rk__definition;
 
-/* Registers (replacing one of the same name, which lives on until released). takes one reference. */
+/* Registers (replacing one of the same name, which lives on until released). takes one reference.
+ */
 int rk__definition_set(rk__definition *definition);
 /* Retained. RK_ENOENT lists what exists. */
 int rk__definition_get(const char *name, rk__definition **out);

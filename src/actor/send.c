@@ -387,36 +387,43 @@ int rk_send(rk_pid to, rk_message *m, int64_t timeout)
     return self == NULL ? RK_EFORK : rk__send(self, to, m, rk__deadline(timeout));
 }
 
+/* Sends the request and waits. */
+static int call(rk__actor *self, rk_pid to, rk_message *m, rk_message **reply, int64_t timeout)
+{
+    char text[RK_PID_TEXT];
+    int64_t deadline = rk__deadline(timeout);
+    uint64_t token = m->token = rk__token_new(self);
+    m->flags |= RK__CALL;
+    rk__body_id(m->body); /* the answer will carry it: cheapest while the line is ours */
+    int code = rk__send(self, to, m, deadline);
+    if (code < 0) {
+        rk__delivery_free(m);
+        return code;
+    }
+    code = rk__await(self, token, reply, deadline);
+    if (code == RK_ETIMEOUT) {
+        return rk__fail(code, "timeout: %s did not answer", rk_pid_format(to, text));
+    }
+    return code == 0 ? 0
+                     : rk__fail(code, "interrupted while waiting for %s", rk_pid_format(to, text));
+}
+
 int rk_call(rk_pid to, rk_message *m, rk_message **answer, int64_t timeout)
 {
     RK_CHECK(m != NULL && answer != NULL, "rk_call needs a message and a place for the answer");
     rk__actor *self = rk__self_get();
-    int64_t deadline = rk__deadline(timeout);
     rk_message *reply;
-    if (self == NULL) {
-        return RK_EFORK;
+    int code = self == NULL ? RK_EFORK : own(m);
+    if (code == 0 && to == rk__actor_pid(self)) {
+        code = rk__fail(RK_ESELF, "an actor that calls itself would wait for ever");
     }
-    if (to == rk__actor_pid(self)) {
-        return rk__fail(RK_ESELF, "an actor that calls itself would wait for ever");
-    }
-    int code = own(m);
     if (code < 0) {
+        rk_message_release(m);
         return code;
     }
-    uint64_t token = m->token = rk__token_new(self);
-    m->flags |= RK__CALL;
-    rk__body_id(m->body); /* the answer will carry it: cheapest while the line is ours */
-    code = rk__send(self, to, m, deadline);
+    code = call(self, to, m, &reply, timeout);
     if (code < 0) {
-        m->flags &= (uint16_t)~RK__CALL;
         return code;
-    }
-    code = rk__await(self, token, &reply, deadline);
-    if (code < 0) {
-        char text[RK_PID_TEXT];
-        return code == RK_ETIMEOUT
-                   ? rk__fail(code, "timeout: %s did not answer", rk_pid_format(to, text))
-                   : rk__fail(code, "interrupted while waiting for %s", rk_pid_format(to, text));
     }
     if (reply->flags & RK__ERROR) {
         return rk__answer_error(reply);

@@ -30,11 +30,12 @@ void rk__park_kick(rk__park *p);
 bool rk__park_wait(rk__park *p, bool (*ready)(void *arg), void *arg, int64_t deadline);
 /* The same, but spins first while that promises to be shorter than being woken.
  *
- * A parked wake-up across cores costs tens of microseconds on a virtual machine, a spinning one well
- * under one; but spinning on a core that somebody else wants only delays the thread that would bring
- * the news. So a wait spins only while no other thread of ours is awake on this cpu and recent waits
- * were short; their average forgets slowly enough that one idle second does not end a fast exchange,
- * and fast enough that a periodic visitor stops burning the core after a few waits. */
+ * A parked wake-up across cores costs tens of microseconds on a virtual machine, a spinning one
+ * well under one; but spinning on a core that somebody else wants only delays the thread that would
+ * bring the news. So a wait spins only while no other thread of ours is awake on this cpu and
+ * recent waits were short; their average forgets slowly enough that one idle second does not end a
+ * fast exchange, and fast enough that a periodic visitor stops burning the core after a few waits.
+ */
 bool rk__park_rest(rk__park *p, bool (*ready)(void *arg), void *arg, int64_t deadline);
 
 #endif

@@ -14,7 +14,10 @@ typedef struct rk__strbuf {
     bool failed;
 } rk__strbuf;
 
-#define RK__STRBUF_INIT {NULL, 0, 0, false}
+#define RK__STRBUF_INIT                                                                            \
+    {                                                                                              \
+        NULL, 0, 0, false                                                                          \
+    }
 
 bool rk__strbuf_reserve(rk__strbuf *s, size_t more);
 void rk__strbuf_add(rk__strbuf *s, const void *bytes, size_t size);

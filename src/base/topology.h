@@ -11,7 +11,7 @@ enum { RK__CPU_MAX = 1024 };
 /* A pin policy: "auto", "off" (also "false"), or a list "0,2-5". */
 typedef struct rk__pin {
     bool enabled;
-    uint16_t count;              /* cpus actors are spread over */
+    uint16_t count; /* cpus actors are spread over */
     uint16_t cpus[RK__CPU_MAX];
 } rk__pin;
 

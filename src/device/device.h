@@ -1,14 +1,12 @@
 /*
  * device.h -- places where ring kernels run, and what runs there.
  *
- *   source.c      what a handler text contains (RK_ON, RK_EVERY, ...): a lexer over the user's source
- *   definition.c  rk_kernel_define: checks, the rk__definition of kind "kernel"
- *   build.c       definition -> translation unit -> compiler -> shared object
- *   compiler.c    the system C compiler as a child process
- *   cache.c       shared objects on disk
- *   symbols.c     ELF check: no mutable file-scope variables
- *   channel.c     the rings of one instance: pump (host -> device) and drain (device -> host)
- *   instance.c    a ring kernel as an actor: launch, activate, pause, stop, fail
+ *   source.c      what a handler text contains (RK_ON, RK_EVERY, ...): a lexer over the user's
+ * source definition.c  rk_kernel_define: checks, the rk__definition of kind "kernel" build.c
+ * definition -> translation unit -> compiler -> shared object compiler.c    the system C compiler
+ * as a child process cache.c       shared objects on disk symbols.c     ELF check: no mutable
+ * file-scope variables channel.c     the rings of one instance: pump (host -> device) and drain
+ * (device -> host) instance.c    a ring kernel as an actor: launch, activate, pause, stop, fail
  *   device.c      the device of a runtime, its threads, the watchdog for handlers that hang
  *   cpu/cpu.c     back end: blocks are threads running kernels/resident.cu
  */
@@ -43,14 +41,14 @@ void rk__source_free(rk__source *source);
 /* ---- definition.c ---- */
 
 typedef struct rk__kernel {
-    rk__definition base;          /* kind "kernel" */
-    char *text;                   /* the handlers */
-    char *source_name;            /* for compiler messages */
+    rk__definition base; /* kind "kernel" */
+    char *text;          /* the handlers */
+    char *source_name;   /* for compiler messages */
     int source_line;
-    const rk_type **types;        /* accepts, then replies (each once) */
+    const rk_type **types; /* accepts, then replies (each once) */
     uint32_t accepts, type_count;
-    rk_field *state_fields;       /* schema of the state, or NULL */
-    const rk_type *state;         /* anonymous struct type of the schema, or NULL */
+    rk_field *state_fields; /* schema of the state, or NULL */
+    const rk_type *state;   /* anonymous struct type of the schema, or NULL */
     uint32_t block, grid, queue_size, cpu_threads;
     int64_t handler_timeout;
     enum rk_full full;
@@ -61,9 +59,9 @@ typedef struct rk__kernel {
 
 /* A compiled definition, shared by its instances; kept loaded until its last user is gone. */
 typedef struct rk__module {
-    uint32_t refs;                /* atomic */
+    uint32_t refs; /* atomic */
     const rk_entry *entry;
-    void *library;                /* dlopen handle */
+    void *library; /* dlopen handle */
     rk__hash128 key;
 } rk__module;
 
@@ -86,16 +84,16 @@ int rk__kernel_precompile(const char *name, const char *folder);
 
 /* One entry of the cache: bytes under a key, in a folder. Files are written to a temporary name and
  * renamed; a header with length and checksum is verified on read, a bad file is removed and counts
- * as a miss; the folder is kept below `limit` bytes, least recently used first. An unwritable folder
- * is a warning once, never a failure. */
+ * as a miss; the folder is kept below `limit` bytes, least recently used first. An unwritable
+ * folder is a warning once, never a failure. */
 int rk__cache_folder(rk_runtime *rt, char *path, size_t size); /* creates it; RK_EIO */
 /* A path that dlopen can load, or RK_ENOENT. */
 int rk__cache_get(const char *folder, rk__hash128 key, char *path, size_t size);
 /* Stores the file `from` (moved or copied) and gives its path as rk__cache_get would. */
 int rk__cache_put(const char *folder, rk__hash128 key, const char *from, char *path, size_t size);
 
-/* RK_ECOMPILE naming each mutable object (file-scope or static local) of a compiled object, with the
- * line in the user's text when the name is found there. */
+/* RK_ECOMPILE naming each mutable object (file-scope or static local) of a compiled object, with
+ * the line in the user's text when the name is found there. */
 int rk__symbols_check(const char *object_path, const rk__kernel *kernel);
 
 /* ---- back ends ---- */
@@ -103,14 +101,14 @@ int rk__symbols_check(const char *object_path, const rk__kernel *kernel);
 struct rk__kernel_actor; /* instance.h */
 
 typedef struct rk__backend {
-    const char *name;                                     /* "cpu", "cuda" */
+    const char *name; /* "cpu", "cuda" */
     /* Allocates rings, arena, state and blocks for an instance. RK_ENOMEM, RK_EDEVICE. */
     int (*prepare)(struct rk__kernel_actor *k);
     /* The resident loops begin, under the command that was given before. */
     int (*start)(struct rk__kernel_actor *k);
     void (*command)(struct rk__kernel_actor *k, enum rk_command command); /* and wakes the blocks */
-    void (*wake)(struct rk__kernel_actor *k); /* after slots were committed; has a full fence */
-    void (*release)(struct rk__kernel_actor *k);          /* frees what prepare made; NULL-safe */
+    void (*wake)(struct rk__kernel_actor *k);    /* after slots were committed; has a full fence */
+    void (*release)(struct rk__kernel_actor *k); /* frees what prepare made; NULL-safe */
 } rk__backend;
 
 extern const rk__backend rk__backend_cpu;

@@ -37,24 +37,32 @@ void rk__pack_ext(rk__strbuf *s, int8_t type, const void *bytes, size_t size);
 
 /* ---- reading ---- */
 typedef enum rk__token_kind {
-    RK__TOKEN_NIL, RK__TOKEN_BOOL, RK__TOKEN_INT, RK__TOKEN_UINT, RK__TOKEN_FLOAT,
-    RK__TOKEN_STR, RK__TOKEN_BIN, RK__TOKEN_ARRAY, RK__TOKEN_MAP, RK__TOKEN_EXT
+    RK__TOKEN_NIL,
+    RK__TOKEN_BOOL,
+    RK__TOKEN_INT,
+    RK__TOKEN_UINT,
+    RK__TOKEN_FLOAT,
+    RK__TOKEN_STR,
+    RK__TOKEN_BIN,
+    RK__TOKEN_ARRAY,
+    RK__TOKEN_MAP,
+    RK__TOKEN_EXT
 } rk__token_kind;
 
 typedef struct rk__token {
     rk__token_kind kind;
     bool boolean;
-    int8_t ext;           /* type of an ext */
-    int64_t integer;      /* INT: any value below 0; UINT values that fit are INT too */
+    int8_t ext;                /* type of an ext */
+    int64_t integer;           /* INT: any value below 0; UINT values that fit are INT too */
     uint64_t unsigned_integer; /* UINT: above INT64_MAX; FLOAT: its bits as they were sent */
     double number;
-    const char *bytes;    /* STR BIN EXT: inside the input */
-    uint32_t size;        /* bytes, or items (a map: pairs); FLOAT: 4 or 8 */
+    const char *bytes; /* STR BIN EXT: inside the input */
+    uint32_t size;     /* bytes, or items (a map: pairs); FLOAT: 4 or 8 */
 } rk__token;
 
 typedef struct rk__reader {
     const char *at, *end;
-    const char *start;    /* for the byte offset in errors */
+    const char *start; /* for the byte offset in errors */
 } rk__reader;
 
 void rk__reader_init(rk__reader *r, const void *bytes, size_t size);
@@ -73,8 +81,8 @@ int rk__message_pack(rk__strbuf *out, rk_message *m);
 /* A message from its form. Typed when it is a map whose "__type" names a known type (RK_ENOENT when
  * it names an unknown one), else a MessagePack body. Trailing bytes are RK_EFORMAT. gives */
 int rk__message_unpack(rk_message **out, const void *bytes, size_t size);
-/* Fills a zeroed struct from a map value at the reader that lies inside `depth` containers; "__type" and envelope keys are skipped
- * (what they say goes to m when m is not NULL). */
+/* Fills a zeroed struct from a map value at the reader that lies inside `depth` containers;
+ * "__type" and envelope keys are skipped (what they say goes to m when m is not NULL). */
 int rk__struct_unpack(rk__reader *r, const rk_type *type, void *base, rk_message *m, int depth);
 /* ndarray.c: reads the rest of a {"__ndarray__": ...} map into an array field; `map` is its token,
  * which has been read. */

@@ -18,20 +18,20 @@
 #include "rk.h"
 
 enum rk__delivery_flag {
-    RK__CALL = 1,        /* the sender waits for an answer with `token` */
-    RK__REPLY = 2,       /* answer to a call: routed by `token`, bypasses the bound */
-    RK__ERROR = 4,       /* the body is of type `error` */
-    RK__SYSTEM = 8,      /* from the runtime itself: bypasses the bound */
-    RK__CREDITED = 16,   /* counts against the bound of the mailbox it is in */
-    RK__OUTPUT = 32,     /* answers go to the receiver's own output queue */
-    RK__EMBEDDED = 64,   /* the delivery lives inside its body */
-    RK__RECEIVED = 128,  /* handed to user code by its receiver */
+    RK__CALL = 1,       /* the sender waits for an answer with `token` */
+    RK__REPLY = 2,      /* answer to a call: routed by `token`, bypasses the bound */
+    RK__ERROR = 4,      /* the body is of type `error` */
+    RK__SYSTEM = 8,     /* from the runtime itself: bypasses the bound */
+    RK__CREDITED = 16,  /* counts against the bound of the mailbox it is in */
+    RK__OUTPUT = 32,    /* answers go to the receiver's own output queue */
+    RK__EMBEDDED = 64,  /* the delivery lives inside its body */
+    RK__RECEIVED = 128, /* handed to user code by its receiver */
     RK__ANSWERED = 256,
-    RK__STAMPED = 512,   /* `sent` is valid */
-    RK__STOP = 1024,     /* system: please stop; body is `down` with the reason */
+    RK__STAMPED = 512,      /* `sent` is valid */
+    RK__STOP = 1024,        /* system: please stop; body is `down` with the reason */
     RK__OUTSTANDING = 2048, /* on its receiver's list of unanswered calls */
-    RK__TICKET = 4096,   /* a place in the line for a full mailbox; never shown to anybody */
-    RK__UNBOUNDED = 8192 /* an answer to a plain send: ordinary mail that takes no credit */
+    RK__TICKET = 4096,      /* a place in the line for a full mailbox; never shown to anybody */
+    RK__UNBOUNDED = 8192    /* an answer to a plain send: ordinary mail that takes no credit */
 };
 
 /*
@@ -39,28 +39,28 @@ enum rk__delivery_flag {
  * the delivery inside it. What only some hops touch (times, ids) is on the second line.
  */
 struct rk_message {
-    ck_stack_entry_t link;   /* intake stack, then next in a queue */
+    ck_stack_entry_t link; /* intake stack, then next in a queue */
     struct rk__body *body;
     rk_pid from;
-    uint64_t token;          /* of a call or its reply; 0: none */
-    uint32_t to_generation;  /* of the receiver the sender meant: a reused slot is someone else */
-    uint32_t sequence;       /* arrival number in its mailbox; then place among unanswered calls */
+    uint64_t token;         /* of a call or its reply; 0: none */
+    uint32_t to_generation; /* of the receiver the sender meant: a reused slot is someone else */
+    uint32_t sequence;      /* arrival number in its mailbox; then place among unanswered calls */
     uint16_t flags;
     uint8_t priority;
     uint8_t spare[5];
-    int64_t sent;            /* rk__now; valid with RK__STAMPED */
-    rk__id correlation;      /* zero: none */
+    int64_t sent;       /* rk__now; valid with RK__STAMPED */
+    rk__id correlation; /* zero: none */
 };
 
 typedef struct rk__body {
-    uint32_t refs;           /* atomic: deliveries and handles on this body */
-    uint32_t size;           /* payload bytes in use */
-    const rk_type *type;     /* NULL: MessagePack */
+    uint32_t refs;       /* atomic: deliveries and handles on this body */
+    uint32_t size;       /* payload bytes in use */
+    const rk_type *type; /* NULL: MessagePack */
     rk_message embedded;
-    rk__id id;               /* made when first needed; only through rk__body_id and its like */
-    uint32_t capacity;       /* payload bytes allocated */
-    uint32_t embedded_used;  /* atomic: the delivery inside is taken */
-    uint32_t id_state;       /* atomic: of `id`: 0 none, 1 being written, 2 there */
+    rk__id id;              /* made when first needed; only through rk__body_id and its like */
+    uint32_t capacity;      /* payload bytes allocated */
+    uint32_t embedded_used; /* atomic: the delivery inside is taken */
+    uint32_t id_state;      /* atomic: of `id`: 0 none, 1 being written, 2 there */
     uint8_t pad[12];
     uint8_t payload[];
 } rk__body;
@@ -98,7 +98,7 @@ int rk__field_set_int(void *base, const rk__fielddef *f, uint32_t index, int64_t
 int rk__field_set_uint(void *base, const rk__fielddef *f, uint32_t index, uint64_t value);
 int rk__field_set_number(void *base, const rk__fielddef *f, uint32_t index, double value);
 int rk__field_set_bytes(void *base, const rk__fielddef *f, const void *bytes, size_t size);
-uint32_t rk__field_count(const void *base, const rk__fielddef *f); /* scalars: 1 */
+uint32_t rk__field_count(const void *base, const rk__fielddef *f);          /* scalars: 1 */
 int rk__field_set_count(void *base, const rk__fielddef *f, uint32_t count); /* RK_ERANGE */
 
 #endif

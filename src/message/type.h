@@ -26,19 +26,33 @@
 #include "rk.h"
 
 typedef enum rk__kind {
-    RK__BOOL, RK__I8, RK__I16, RK__I32, RK__I64, RK__U8, RK__U16, RK__U32, RK__U64,
-    RK__F32, RK__F64, RK__UUID, RK__PID, RK__STRING, RK__BYTES, RK__NESTED
+    RK__BOOL,
+    RK__I8,
+    RK__I16,
+    RK__I32,
+    RK__I64,
+    RK__U8,
+    RK__U16,
+    RK__U32,
+    RK__U64,
+    RK__F32,
+    RK__F64,
+    RK__UUID,
+    RK__PID,
+    RK__STRING,
+    RK__BYTES,
+    RK__NESTED
 } rk__kind;
 
 typedef struct rk__fielddef {
     const char *name;
-    rk__kind kind;          /* of the element, for arrays */
-    bool array;             /* f32[64]; strings and bytes are not `array` but have a count too */
-    uint32_t capacity;      /* elements (arrays) or bytes (string, bytes); 1 for scalars */
-    uint32_t offset;        /* of the value, bytes from the start of the struct */
-    uint32_t count_offset;  /* of `f_count`; UINT32_MAX when there is none */
-    uint32_t element;       /* bytes of one element */
-    const rk_type *nested;  /* RK__NESTED */
+    rk__kind kind;         /* of the element, for arrays */
+    bool array;            /* f32[64]; strings and bytes are not `array` but have a count too */
+    uint32_t capacity;     /* elements (arrays) or bytes (string, bytes); 1 for scalars */
+    uint32_t offset;       /* of the value, bytes from the start of the struct */
+    uint32_t count_offset; /* of `f_count`; UINT32_MAX when there is none */
+    uint32_t element;      /* bytes of one element */
+    const rk_type *nested; /* RK__NESTED */
 } rk__fielddef;
 
 struct rk_type {
@@ -46,10 +60,10 @@ struct rk_type {
     uint64_t hash;
     uint32_t size, align;
     uint32_t field_count;
-    const rk__fielddef *fields;   /* in layout order of their values */
+    const rk__fielddef *fields; /* in layout order of their values */
     const char *canonical;
-    uint32_t id;                  /* 1, 2, ... in order of definition, process-wide */
-    void *script;                 /* unused by C; reserved for src/script (per-process data) */
+    uint32_t id;  /* 1, 2, ... in order of definition, process-wide */
+    void *script; /* unused by C; reserved for src/script (per-process data) */
 };
 
 /* Bytes of one element of a kind (nested: 0), and its alignment. */
@@ -67,8 +81,8 @@ const rk_type *rk__type_find(const char *name, size_t size);
 size_t rk__type_list(const rk_type **types, size_t capacity);
 
 /* Types the runtime itself sends; defined on first use. NULL: out of memory. thread: any */
-const rk_type *rk__type_down(void);   /* down  { pid = "pid", reason = "string[512]" } */
-const rk_type *rk__type_error(void);  /* error { code = "i32", text = "string[4096]" } */
+const rk_type *rk__type_down(void);  /* down  { pid = "pid", reason = "string[512]" } */
+const rk_type *rk__type_error(void); /* error { code = "i32", text = "string[4096]" } */
 
 /* header.c: appends the struct definitions of `types` and of what they nest, each once, in
  * dependency order, guarded by `#ifndef RK_STRUCT_<Name>`; plain C and C++ (and NVRTC: no includes,

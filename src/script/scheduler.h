@@ -1,10 +1,11 @@
 /*
- * scheduler.h -- what host, scheduler, mail, coroutine, calls, control, server and luaactor.c share.
+ * scheduler.h -- what host, scheduler, mail, coroutine, calls, control, server and luaactor.c
+ * share.
  *
- * Words: a task is a coroutine that the scheduler itself resumes (the body, forks, timer callbacks);
- * a waiter is one wait for one thing (mail, the reply with a token, a point in time). A task that
- * yields waits through its own waiter. Code that cannot yield has a waiter on the C stack and runs
- * the loop on top of itself until it is done.
+ * Words: a task is a coroutine that the scheduler itself resumes (the body, forks, timer
+ * callbacks); a waiter is one wait for one thing (mail, the reply with a token, a point in time). A
+ * task that yields waits through its own waiter. Code that cannot yield has a waiter on the C stack
+ * and runs the loop on top of itself until it is done.
  */
 #ifndef RK_SCRIPT_SCHEDULER_H
 #define RK_SCRIPT_SCHEDULER_H
@@ -23,8 +24,12 @@ typedef enum rk__wait_kind {
     RK__WAIT_SLEEP,
     RK__WAIT_PAUSE
 } rk__wait_kind;
-typedef enum rk__filter { RK__FILTER_NONE, RK__FILTER_TYPE, RK__FILTER_NAME, RK__FILTER_FUNCTION }
-rk__filter;
+typedef enum rk__filter {
+    RK__FILTER_NONE,
+    RK__FILTER_TYPE,
+    RK__FILTER_NAME,
+    RK__FILTER_FUNCTION
+} rk__filter;
 /* What the data of a timer begins with. */
 typedef enum rk__fires { RK__FIRES_WAITER, RK__FIRES_CALLBACK } rk__fires;
 /* What a task was told about a stop request: each way of waiting reports it once. */
@@ -37,22 +42,22 @@ typedef struct rk__waiter {
     rk__wait_kind kind;
     rk__filter filter;
     bool done;
-    bool listed;             /* in host->receivers or host->tokens */
-    bool raise;              /* the filter failed: its error is on top of L's stack */
-    int code;                /* 0 or why the wait ended */
-    int stage, mode;         /* calls.c */
-    rk__task *task;          /* woken when done; NULL: a loop looks at `done` */
-    lua_State *L;            /* whose stack has the filter */
+    bool listed;     /* in host->receivers or host->tokens */
+    bool raise;      /* the filter failed: its error is on top of L's stack */
+    int code;        /* 0 or why the wait ended */
+    int stage, mode; /* calls.c */
+    rk__task *task;  /* woken when done; NULL: a loop looks at `done` */
+    lua_State *L;    /* whose stack has the filter */
     int filter_index;
     union {
         const rk_type *type;
         const char *name;
     } wanted;
-    uint64_t seen;           /* mail up to this arrival was offered already */
+    uint64_t seen; /* mail up to this arrival was offered already */
     uint64_t token;
     struct rk__waiter *previous, *next; /* receivers, oldest first; or the chain of a bucket */
-    rk_message *message;     /* what came */
-    rk_message *outgoing;    /* what calls.c is sending */
+    rk_message *message;                /* what came */
+    rk_message *outgoing;               /* what calls.c is sending */
     rk_pid to;
     int64_t deadline, timeout;
     rk__timer_id timer;
@@ -60,26 +65,26 @@ typedef struct rk__waiter {
 
 typedef struct rk__callback {
     rk__fires fires;
-    bool running;            /* its last call has not returned yet */
-    bool cancelled;          /* a call that is due but has not begun is left out */
-    rk__timer_id timer;      /* 0: fired or cancelled */
+    bool running;       /* its last call has not returned yet */
+    bool cancelled;     /* a call that is due but has not begun is left out */
+    rk__timer_id timer; /* 0: fired or cancelled */
     double period;
-} rk__callback;              /* userdata; user value 1 is the function */
+} rk__callback; /* userdata; user value 1 is the function */
 
-struct rk__task {            /* userdata; user value 1 is the coroutine */
+struct rk__task { /* userdata; user value 1 is the coroutine */
     lua_State *co;
-    int reference;           /* anchor in the registry */
-    int arguments;           /* on co's stack, for the first resume */
+    int reference; /* anchor in the registry */
+    int arguments; /* on co's stack, for the first resume */
     uint8_t told;
     rk__task *previous, *next; /* all tasks of the host; idle ones: next only */
     rk__task *ready_next;
-    rk__callback *callback;  /* whose call this is */
+    rk__callback *callback; /* whose call this is */
     int callback_reference;
     rk__waiter waiter;
 };
 
 struct rk__lua_host {
-    lua_State *L;            /* main state */
+    lua_State *L; /* main state */
     rk__actor *self;
     pthread_t thread;
     /* Read by the signal handler on the same thread. */
@@ -87,28 +92,28 @@ struct rk__lua_host {
     volatile sig_atomic_t interrupted; /* the hook is armed again at every switch */
     volatile sig_atomic_t killed;      /* for good */
 
-    lua_State *resumed;      /* innermost coroutine resumed through us; NULL: none */
-    rk__waiter *yielding;    /* set just before the scheduler's own yield: the private marker */
-    rk__task *task;          /* the task that runs; NULL: the unmanaged main chunk, or the loop */
+    lua_State *resumed;   /* innermost coroutine resumed through us; NULL: none */
+    rk__waiter *yielding; /* set just before the scheduler's own yield: the private marker */
+    rk__task *task;       /* the task that runs; NULL: the unmanaged main chunk, or the loop */
     rk__task *tasks;
-    rk__task *idle;          /* finished coroutines, for reuse */
+    rk__task *idle; /* finished coroutines, for reuse */
     unsigned idle_count;
     rk__task *ready, *ready_last;
     rk__waiter *receivers, *receivers_last;
     rk__waiter *tokens[RK__TOKEN_BUCKETS];
     unsigned token_count;
     rk__timers timers;
-    rk__task *body;          /* NULL: the main chunk is not managed */
+    rk__task *body; /* NULL: the main chunk is not managed */
     bool body_done, closing;
     int body_status;
-    uint8_t told;            /* of the unmanaged main chunk */
+    uint8_t told; /* of the unmanaged main chunk */
     uint8_t stop_announced;
-    unsigned filtering;      /* filter functions that run now: they must not wait */
-    unsigned streak;         /* messages received without looking at anything else */
+    unsigned filtering; /* filter functions that run now: they must not wait */
+    unsigned streak;    /* messages received without looking at anything else */
     uint64_t route_seen;
-    unsigned routes;         /* type names with a function */
-    size_t *memory_out;      /* atomic: told the size of the Lua heap at each park; may be NULL */
-    rk_message *request;     /* server.c: the named request that is being handled */
+    unsigned routes;     /* type names with a function */
+    size_t *memory_out;  /* atomic: told the size of the Lua heap at each park; may be NULL */
+    rk_message *request; /* server.c: the named request that is being handled */
 };
 
 /* ---- host.c ---- */
@@ -131,9 +136,9 @@ void rk__lua_interrupt_here(void);
 
 void rk__take_replies(rk__lua_host *host);
 void rk__fire_timers(rk__lua_host *host);
-/* Offers mail to everybody, or to `only`. What comes in while later receivers look has not been seen
- * by earlier ones: then once more, because parking waits for intake, not for what was taken in. When
- * nobody listens, mail stays where it is and only stop requests are read. */
+/* Offers mail to everybody, or to `only`. What comes in while later receivers look has not been
+ * seen by earlier ones: then once more, because parking waits for intake, not for what was taken
+ * in. When nobody listens, mail stays where it is and only stop requests are read. */
 void rk__offer_mail(rk__lua_host *host, rk__waiter *only);
 /* Whether anybody (`only`: that waiter) wants mail. */
 bool rk__listening(const rk__lua_host *host, const rk__waiter *only);
@@ -166,7 +171,8 @@ void rk__suspend(rk__lua_host *host, lua_State *L, rk__waiter *w, lua_KFunction 
 /* Goes on waiting for a waiter that an inner coroutine has begun (coroutine.c). */
 void rk__suspend_again(rk__lua_host *host, lua_State *L, rk__waiter *w, lua_KContext context,
                        lua_KFunction k);
-/* A task for the function and its arguments on top of L (popped), ready to run. Raises on memory. */
+/* A task for the function and its arguments on top of L (popped), ready to run. Raises on memory.
+ */
 rk__task *rk__task_start(rk__lua_host *host, lua_State *L, int arguments);
 /* Replaces the value on top of L, an error of `co`, by a string with the traceback of co. */
 void rk__traceback(lua_State *L, lua_State *co);

@@ -13,8 +13,8 @@
  *   embed.c     rk_open, rk_dofile: Lua configuration      deadletter.c the hook for Lua
  *   process.c   os.execute, io.popen of a pinned thread
  *
- * One lua_State belongs to one thread (an actor's, or a port's). No lua_error crosses a C frame that
- * owns memory: what must be freed sits in a userdata or is freed before the error is raised.
+ * One lua_State belongs to one thread (an actor's, or a port's). No lua_error crosses a C frame
+ * that owns memory: what must be freed sits in a userdata or is freed before the error is raised.
  */
 #ifndef RK_SCRIPT_SCRIPT_H
 #define RK_SCRIPT_SCRIPT_H
@@ -85,15 +85,15 @@ rk__lua_host *rk__lua_host_of(lua_State *L);
 /* Makes the host of a state for the calling thread's actor or port; freed by the state's close. */
 int rk__lua_host_open(lua_State *L, rk__actor *self);
 rk__actor *rk__lua_self(lua_State *L);
-/* Runs a function with its arguments on top of the stack (as lua_pcall has them) as the body of this
- * actor until it ends or the actor is killed; other coroutines and timers run meanwhile, and end with
- * the body of an actor (not of a port).
- * 0: the body returned (its first result is on the stack); negative: error value on the stack. */
+/* Runs a function with its arguments on top of the stack (as lua_pcall has them) as the body of
+ * this actor until it ends or the actor is killed; other coroutines and timers run meanwhile, and
+ * end with the body of an actor (not of a port). 0: the body returned (its first result is on the
+ * stack); negative: error value on the stack. */
 int rk__lua_host_run(lua_State *L, int arguments);
 /* From any thread or a signal handler of the host's thread: the running coroutine gets an error
  * "killed" at its next instruction, again and again until the scheduler has control. */
 void rk__lua_host_interrupt(rk__lua_host *host);
-void rk__lua_open_calls(lua_State *L);     /* pid methods, rk.self/receive/reply/sleep/after/... */
+void rk__lua_open_calls(lua_State *L); /* pid methods, rk.self/receive/reply/sleep/after/... */
 /* Pushes the `ctx` object of this state. */
 void rk__lua_push_context(lua_State *L);
 /* Registers fn (at top, popped) to be called with each mail of this type name that no receiver
@@ -110,7 +110,7 @@ int rk__lua_launch(rk_runtime *rt, rk__image *image, rk__image *arguments, const
  * which runtime:launch and spawn capture from the option `args`. Takes arguments on success. */
 int rk__lua_definition_launch(rk_runtime *rt, rk__definition *definition, rk__image *arguments,
                               const rk_options *options, rk__actor **out);
-void rk__lua_open_actors(lua_State *L);    /* rk.actor */
+void rk__lua_open_actors(lua_State *L); /* rk.actor */
 
 /* ---- state.c, module.c, runtime.c, kernel.c, embed.c, deadletter.c ---- */
 

@@ -310,6 +310,7 @@ describe("actors", function()
       assert.equal("ETIMEOUT", code)
       value, text, code = pid:timeout(0.02):try_call("name")
       assert.is_nil(value)
+      assert.equal("timeout", text)
       assert.equal("ETIMEOUT", code)
     end)
 
@@ -412,6 +413,7 @@ describe("actors", function()
       local value
       value, text, code = pid:try_call(3, 0.02)
       assert.is_nil(value)
+      assert.equal("timeout", text)
       assert.equal("ETIMEOUT", code)
     end)
 

@@ -194,9 +194,10 @@ int main(int argc, char **argv)
                 (unsigned long)refused);
         die("messages are unaccounted for");
     }
-    printf("mailbox: seed %lu: %lu accepted = %lu received + %lu dead letters (+ %lu refused calls), "
-           "%lu calls answered\n",
-           seed, (unsigned long)accepted, (unsigned long)received, (unsigned long)letters,
-           (unsigned long)(accepted - ended), (unsigned long)answered);
+    printf(
+        "mailbox: seed %lu: %lu accepted = %lu received + %lu dead letters (+ %lu refused calls), "
+        "%lu calls answered\n",
+        seed, (unsigned long)accepted, (unsigned long)received, (unsigned long)letters,
+        (unsigned long)(accepted - ended), (unsigned long)answered);
     return 0;
 }

@@ -87,8 +87,6 @@ static int call(rk_pid to, int64_t n, int64_t *result, int64_t timeout)
     if (code == 0) {
         *result = value(answer);
         rk_message_release(answer);
-    } else if (code == RK_ESELF) {
-        rk_message_release(m);
     }
     return code;
 }
@@ -259,9 +257,9 @@ Test(actor, selective_receive_leaves_the_rest_in_order)
 }
 
 struct gate {
-    int open;      /* atomic */
+    int open; /* atomic */
     int64_t seen[64];
-    int count;     /* atomic */
+    int count; /* atomic */
 };
 
 /* Waits for the gate, then records what it receives until told to stop. */
