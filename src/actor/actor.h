@@ -20,7 +20,10 @@ typedef struct rk__actor rk__actor;
 /* What differs between kinds of actors. Called under the slot's lifecycle lock unless said
  * otherwise; NULL entries mean RK_EUNSUPPORTED. */
 typedef struct rk__actor_class {
-    const char *kind;              /* "c" "lua" "port" "kernel" */
+    const char *kind; /* "c" "lua" "port" "kernel" */
+    /* Takes a message past the mailbox when nothing waits there and its order allows it; false:
+     * push it. any thread, no lock; NULL: never */
+    bool (*take)(rk__actor *a, rk_message *m);
     void (*pushed)(rk__actor *a);  /* after a push: wake the consumer. any thread, no lock */
     int (*activate)(rk__actor *a); /* LAUNCHED -> ACTIVE */
     int (*pause)(rk__actor *a, int64_t deadline); /* ACTIVE -> DEACTIVATED, at a message border */

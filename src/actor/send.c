@@ -62,6 +62,10 @@ static int deliver(rk_pid to, rk_message *m, rk__actor **found)
     }
     *found = a;
     m->to_generation = rk__pid_generation(to);
+    const rk__actor_class *class = __atomic_load_n(&a->class, __ATOMIC_ACQUIRE);
+    if (class->take != NULL && !(m->flags & (RK__REPLY | RK__SYSTEM)) && class->take(a, m)) {
+        return 0;
+    }
     rk__push result = rk__mailbox_push(&a->mailbox, m, &dropped);
     switch (result) {
     case RK__PUSH_FULL:

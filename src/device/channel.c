@@ -165,14 +165,18 @@ static void hand_over(rk__channel *c, rk_message *m, uint32_t type)
     }
 }
 
+static void count_received(rk__actor *a, rk_message *m)
+{
+    __atomic_store_n(&a->received, a->received + 1, __ATOMIC_RELAXED);
+    m->flags |= RK__RECEIVED;
+}
+
 /* Takes m out of the mailbox's books; true: it went to the device. */
 static bool take(rk__channel *c, rk_message *m)
 {
     rk__kernel_actor *k = c->kernel;
-    rk__actor *a = k->actor;
-    rk__mailbox_credit(&a->mailbox, m);
-    __atomic_store_n(&a->received, a->received + 1, __ATOMIC_RELAXED);
-    m->flags |= RK__RECEIVED;
+    rk__mailbox_credit(&k->actor->mailbox, m);
+    count_received(k->actor, m);
     uint32_t type = type_index(k->kernel, m->body->type);
     if (type == k->kernel->accepts) {
         refuse(k, m);
@@ -196,7 +200,9 @@ static uint32_t pump_round(rk__channel *c)
     bool waits = true;
     while (waits) {
         rk_message *m;
-        __atomic_store_n(&c->attention, 0, __ATOMIC_SEQ_CST);
+        if (__atomic_load_n(&c->attention, __ATOMIC_RELAXED) != 0) {
+            __atomic_store_n(&c->attention, 0, __ATOMIC_SEQ_CST);
+        }
         while (has_room(c) && (m = rk__next_mail(k->actor, NULL, NULL, NULL)) != NULL) {
             moved += take(c, m);
         }
@@ -213,6 +219,38 @@ static uint32_t pump_round(rk__channel *c)
         rk__devices_stir(k->runtime);
     }
     return moved;
+}
+
+/* The lock is held. A slot's next owner has another generation. */
+static bool offer(rk__channel *c, rk_message *m)
+{
+    rk__kernel_actor *k = c->kernel;
+    uint32_t type = type_index(k->kernel, m->body->type);
+    if (type == k->kernel->accepts || m->to_generation != rk__pid_generation(k->pid) ||
+        has_mail(c) || !has_room(c)) {
+        return false;
+    }
+    m->flags &= (uint16_t)~RK__CREDITED;
+    count_received(k->actor, m);
+    hand_over(c, m, type);
+    k->backend->wake(k);
+    rk__devices_stir(k->runtime);
+    return true;
+}
+
+bool rk__channel_offer(rk__channel *c, rk_message *m)
+{
+    uint32_t expected = FREE;
+    /* As in enter, without leaving a mark: who does not get the lock goes through the mailbox. */
+    if (!__atomic_compare_exchange_n(&c->pump_lock, &expected, HELD, false, __ATOMIC_ACQUIRE,
+                                     __ATOMIC_RELAXED)) {
+        return false;
+    }
+    bool taken = offer(c, m);
+    while (!leave(&c->pump_lock)) {
+        pump_round(c);
+    }
+    return taken;
 }
 
 void rk__channel_pump(rk__channel *c)

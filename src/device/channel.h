@@ -38,6 +38,9 @@ void rk__channel_init(rk__channel *c);
 int rk__channel_prepare(rk__channel *c, struct rk__kernel_actor *kernel, uint32_t limit);
 /* Lets senders and blocks in, and moves the mail that came meanwhile. thread: who prepared it */
 void rk__channel_open(rk__channel *c);
+/* Straight to the inbox rings, when the pump lock is free, no mail waits and there is room: the
+ * order is what the mailbox would have made of it. False: push it. thread: any. blocks: no */
+bool rk__channel_offer(rk__channel *c, rk_message *m);
 /* mailbox -> inbox, as far as there is room. thread: any. blocks: no */
 void rk__channel_pump(rk__channel *c);
 /* outbox -> mailboxes; releases finished messages; pumps when mail waited for that room.

@@ -271,6 +271,12 @@ static rk__kernel_actor *kernel_at(const rk__actor *a)
     return __atomic_load_n(&by_slot[a->index], __ATOMIC_ACQUIRE);
 }
 
+static bool take(rk__actor *a, rk_message *m)
+{
+    rk__kernel_actor *k = kernel_at(a);
+    return k != NULL && rk__channel_offer(&k->channel, m);
+}
+
 static void pushed(rk__actor *a)
 {
     rk__kernel_actor *k = kernel_at(a);
@@ -457,6 +463,7 @@ static void describe(rk__actor *a, rk_info *info)
 }
 
 static const rk__actor_class class = {.kind = "kernel",
+                                      .take = take,
                                       .pushed = pushed,
                                       .activate = activate,
                                       .pause = pause_kernel,
