@@ -51,7 +51,8 @@ struct rk__actor {
     pthread_mutex_t lifecycle; /* one verb at a time; recursive; also held to free the slot */
     uint32_t stop_requested;   /* atomic: somebody asked to stop */
     uint32_t interrupted;      /* atomic: blocking calls return RK_EINTR/RK_ESTOP now */
-    uint32_t paused;           /* atomic: the owner rests at a border (deactivate waits for it) */
+    uint32_t pause_requests;   /* atomic: how often it was deactivated */
+    uint32_t paused;           /* atomic: the request for which the owner rests at a border */
     pthread_mutex_t lock;      /* watchers, output, exit reason */
     struct rk__watch *watchers;
     char *exit_reason;         /* of the last owner of this slot; kept until reuse */
@@ -61,6 +62,8 @@ struct rk__actor {
     rk_message **outstanding; /* received calls not yet answered; each knows its place (sequence) */
     uint32_t outstanding_count, outstanding_room;
     char *stop_reason;
+    /* Offered replies that the thread did not wait for itself; true: taken. NULL: they are late. */
+    bool (*claim)(rk__actor *self, rk_message *m);
     bool stop_reported; /* receive returned RK_ESTOP for this request already */
     uint64_t sent, received, failed, late_replies; /* relaxed atomics, one writer each */
     uint64_t birth;                                /* counts slots handed out: newest first */
@@ -186,6 +189,10 @@ void rk__tell_watchers(rk__actor *a, rk_pid pid, const char *reason);
 
 /* ---- output.c: replies to runtime:send(name) ---- */
 void rk__output_put(rk__actor *a, rk_message *m); /* takes m; oldest dropped and counted */
+/* One of them: 0 and *out (gives), or 1: `ticket` (rk__room_ticket) waits in line for the next one
+ * and is taken; RK_EDEAD, RK_ENOMEM. cancel gives the place in the line up. any thread */
+int rk__output_try(rk_pid pid, rk_message **out, rk_message *ticket);
+void rk__output_cancel(rk_pid pid, rk_pid from, uint64_t token);
 int rk__output_take(rk_pid pid, rk_message **out, int64_t deadline);
 void rk__output_free(rk__actor *a);
 

@@ -85,11 +85,8 @@ static void *thread_main(void *arg)
     pthread_mutex_unlock(&h->lock);
     h->ops->free(h->body);
     bool failed = code < 0 && code != RK_ESTOP;
-    if (failed) {
-        publish_start(h, -1, code, reason);
-    }
+    publish_start(h, -1, code < 0 ? code : RK_EHANDLER, reason); /* unless it had started */
     rk__actor_exit(a, failed, reason != NULL ? reason : "normal");
-    publish_start(h, 1, 0, NULL);
     unref(h); /* the slot's */
     free(reason);
     rk__self_set(NULL);
@@ -125,10 +122,36 @@ static void pushed(rk__actor *a)
     rk__park_notify(&a->mailbox.park);
 }
 
-static bool started(void *arg)
+struct starting {
+    struct rk__host *host;
+    rk__actor *self; /* who activates; NULL: a thread without an actor */
+};
+
+static bool has_started(const struct rk__host *h)
 {
     /* Pairs with the release in publish_start. */
-    return __atomic_load_n(&((struct rk__host *)arg)->started, __ATOMIC_ACQUIRE) != 0;
+    return __atomic_load_n(&h->started, __ATOMIC_ACQUIRE) != 0;
+}
+
+static bool started_or_interrupted(void *arg)
+{
+    const struct starting *s = arg;
+    return has_started(s->host) ||
+           (s->self != NULL && __atomic_load_n(&s->self->interrupted, __ATOMIC_SEQ_CST) != 0);
+}
+
+/* Waits for the handshake. The slot is unlocked meanwhile, so that an actor whose start hangs can
+ * be killed; afterwards only the record may be looked at. */
+static int await_start(rk__actor *a, struct rk__host *h, const char *name)
+{
+    struct starting s = {h, rk__self_peek()};
+    pthread_mutex_unlock(&a->lifecycle);
+    rk__runtime_wait(h->runtime, started_or_interrupted, &s, RK__FOREVER);
+    pthread_mutex_lock(&a->lifecycle);
+    if (!has_started(h)) {
+        return rk__fail(RK_EINTR, "interrupted while actor %s was starting", name);
+    }
+    return h->started > 0 ? 0 : rk__fail(h->code, "actor %s did not start: %s", name, h->failure);
 }
 
 static int create_thread(struct rk__host *h)
@@ -143,7 +166,9 @@ static int create_thread(struct rk__host *h)
         sigdelset(&all, h->runtime->kill_signal);
     }
     pthread_sigmask(SIG_SETMASK, &all, &old);
+    pthread_mutex_lock(&h->lock);
     h->running = true;
+    pthread_mutex_unlock(&h->lock);
     __atomic_add_fetch(&h->refs, 1, __ATOMIC_RELAXED);
     __atomic_add_fetch(&h->runtime->threads, 1, __ATOMIC_RELAXED);
     int failed = pthread_create(&h->thread, &attributes, thread_main, h);
@@ -167,16 +192,14 @@ static int activate(rk__actor *a)
     char name[RK_PID_TEXT];
     int code = 0;
     rk_pid_format(rk__actor_pid(a), name);
+    h->actor = a;
     rk__actor_set_state(a, RK_ACTIVE);
     __atomic_add_fetch(&h->refs, 1, __ATOMIC_RELAXED); /* ours, while we look at `started` */
     code = create_thread(h);
     if (code < 0) {
         rk__actor_set_state(a, RK_LAUNCHED);
     } else if (h->ops->handshake) {
-        rk__runtime_wait(h->runtime, started, h, RK__FOREVER);
-        if (h->started < 0) {
-            code = rk__fail(h->code, "actor %s did not start: %s", name, h->failure);
-        }
+        code = await_start(a, h, name);
     }
     unref(h);
     return code;
@@ -185,28 +208,38 @@ static int activate(rk__actor *a)
 struct pausing {
     rk__actor *actor;
     rk_pid pid;
+    uint32_t request;
 };
 
 static bool paused(void *arg)
 {
     struct pausing *p = arg;
-    return __atomic_load_n(&p->actor->paused, __ATOMIC_SEQ_CST) != 0 ||
+    /* Pairs with the store in rk__border. */
+    return __atomic_load_n(&p->actor->paused, __ATOMIC_SEQ_CST) == p->request ||
            rk__actor_find(p->pid) != p->actor;
 }
 
+/* As for the start: the slot is unlocked while we wait, so that a stop or kill need not. */
 static int pause_host(rk__actor *a, int64_t deadline)
 {
     char text[RK_PID_TEXT];
-    struct pausing p = {a, rk__actor_pid(a)};
+    struct pausing p = {a, rk__actor_pid(a),
+                        __atomic_add_fetch(&a->pause_requests, 1, __ATOMIC_SEQ_CST)};
     rk__actor_set_state(a, RK_DEACTIVATED);
     rk__park_kick(&a->mailbox.park);
-    if (!rk__runtime_wait(a->runtime, paused, &p, deadline)) {
-        rk__actor_set_state(a, RK_ACTIVE);
-        rk__park_kick(&a->mailbox.park);
-        return rk__fail(RK_ETIMEOUT, "%s reached no message border in time and stays ACTIVE",
-                        rk_pid_format(p.pid, text));
+    pthread_mutex_unlock(&a->lifecycle);
+    bool done = rk__runtime_wait(a->runtime, paused, &p, deadline);
+    pthread_mutex_lock(&a->lifecycle);
+    if (rk__actor_find(p.pid) != a) {
+        return rk__actor_dead(p.pid);
     }
-    return rk__actor_find(p.pid) == a ? 0 : rk__actor_dead(p.pid);
+    if (done || rk__actor_state(a) != RK_DEACTIVATED) {
+        return 0;
+    }
+    rk__actor_set_state(a, RK_ACTIVE);
+    rk__park_kick(&a->mailbox.park);
+    return rk__fail(RK_ETIMEOUT, "%s reached no message border in time and stays ACTIVE",
+                    rk_pid_format(p.pid, text));
 }
 
 static int resume(rk__actor *a)
@@ -319,7 +352,6 @@ int rk__host_launch(rk__actor **out, rk_runtime *rt, const rk__host_body *ops, v
         unref(h);
         return code;
     }
-    h->actor = a;
     *out = a;
     return 0;
 }

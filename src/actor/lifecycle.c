@@ -141,6 +141,38 @@ int rk__actor_kill(rk_pid pid, const char *reason, int64_t timeout)
     return a == rk__self_peek() || timeout == 0 ? 0 : wait_gone(rt, pid, rk__deadline(timeout));
 }
 
+/* Closes the mailbox, then refuses what is in it and what was taken but not answered. */
+static void refuse_mail(rk__actor *a)
+{
+    rk_pid pid = rk__actor_pid(a);
+    rk__mailbox_close(&a->mailbox);
+    rk_message *list = rk__mailbox_drain(&a->mailbox, true);
+    while (list != NULL) {
+        rk_message *m = list;
+        list = rk__next(m);
+        rk__bury(pid, m, RK_EDEAD);
+    }
+    while (a->outstanding_count > 0) {
+        rk__actor_dead(pid); /* sets the sentence with the reason */
+        rk__reply(a, a->outstanding[a->outstanding_count - 1],
+                  rk__message_error(RK_EDEAD, rk_errdetail()));
+    }
+}
+
+/* Undoes a launch that failed half-way. */
+static void give_up(rk__actor *a)
+{
+    if (a->cpu >= 0) {
+        rk__cpu_leave(a->cpu);
+    }
+    rk_runtime *rt = a->runtime;
+    rk__actor_set_state(a, RK_TERMINATED);
+    refuse_mail(a); /* a name may have been found, and used, already */
+    rk__actor_retire(a);
+    rk__actor_release(a);
+    rk__runtime_actor_gone(rt);
+}
+
 static int check_options(const rk_options *options)
 {
     if (options->name != NULL && strlen(options->name) >= RK_NAME_MAX) {
@@ -158,20 +190,6 @@ static int check_options(const rk_options *options)
                         1u << 30);
     }
     return 0;
-}
-
-/* Undoes a launch that failed half-way: nobody has seen the pid. */
-static void give_up(rk__actor *a)
-{
-    if (a->cpu >= 0) {
-        rk__cpu_leave(a->cpu);
-    }
-    rk_runtime *rt = a->runtime;
-    rk__actor_set_state(a, RK_TERMINATED);
-    rk__mailbox_close(&a->mailbox);
-    rk__actor_retire(a);
-    rk__actor_release(a);
-    rk__runtime_actor_gone(rt);
 }
 
 static int settle_options(rk__actor *a, rk_runtime *rt, const rk_options *options)
@@ -215,8 +233,15 @@ int rk__actor_launch(rk__actor **out, rk_runtime *rt, const rk__actor_class *cla
         give_up(a);
         return code;
     }
-    __atomic_add_fetch(&rt->spawned, 1, __ATOMIC_RELAXED);
     rk__actor_set_state(a, RK_LAUNCHED);
+    /* Pairs with the store in rk__runtime_close: either close lists this actor, or we see it here.
+     */
+    if (__atomic_load_n(&rt->closing, __ATOMIC_SEQ_CST)) {
+        rk__name_drop(rt, a->name, rk__actor_pid(a));
+        give_up(a);
+        return rk__fail(RK_ESTATE, "the runtime is closing: nothing can be launched");
+    }
+    __atomic_add_fetch(&rt->spawned, 1, __ATOMIC_RELAXED);
     *out = a;
     return 0;
 }
@@ -236,24 +261,6 @@ int rk__actor_start(rk__actor *a, rk_pid *out)
     rk__fail(code, "%s", why != NULL ? why : rk_strerror(code));
     free(why);
     return code;
-}
-
-/* Closes the mailbox, then refuses what is in it and what was taken but not answered. */
-static void refuse_mail(rk__actor *a)
-{
-    rk_pid pid = rk__actor_pid(a);
-    rk__mailbox_close(&a->mailbox);
-    rk_message *list = rk__mailbox_drain(&a->mailbox, true);
-    while (list != NULL) {
-        rk_message *m = list;
-        list = rk__next(m);
-        rk__bury(pid, m, RK_EDEAD);
-    }
-    while (a->outstanding_count > 0) {
-        rk__actor_dead(pid); /* sets the sentence with the reason */
-        rk__reply(a, a->outstanding[a->outstanding_count - 1],
-                  rk__message_error(RK_EDEAD, rk_errdetail()));
-    }
 }
 
 static void set_reason(rk__actor *a, const char *reason)
@@ -290,6 +297,7 @@ void rk__actor_exit(rk__actor *a, bool failed, const char *reason)
     rk__name_drop(rt, a->name, pid);
     rk__actor_set_state(a, RK_TERMINATED); /* before the pid changes: the next one is nobody yet */
     rk__actor_retire(a);
+    rk__runtime_changed(rt); /* a verb may wait for this with the lock that release takes */
     if (!was_failed) {
         rk__tell_watchers(a, pid, reason);
         __atomic_add_fetch(failed ? &rt->failed : &rt->terminated, 1, __ATOMIC_RELAXED);

@@ -46,16 +46,6 @@ void rk__queue_append(rk__queue *q, rk_message *m)
     set_count(q, q->count + 1);
 }
 
-static void queue_prepend(rk__queue *q, rk_message *m)
-{
-    set_next(m, q->first);
-    q->first = m;
-    if (q->last == NULL) {
-        q->last = m;
-    }
-    set_count(q, q->count + 1);
-}
-
 void rk__queue_remove(rk__queue *q, rk_message *before, rk_message *m)
 {
     rk_assert(before == NULL ? q->first == m : rk__next(before) == m);
@@ -172,7 +162,9 @@ static bool take_credit(rk__mailbox *mb, enum rk__band band)
 static rk__push push_stack(rk__mailbox *mb, enum rk__band band, rk_message *m)
 {
     RK__TSAN_RELEASE(m);
+    RK__TSAN_IGNORE_BEGIN();
     ck_stack_push_mpmc(stack_of(mb, band), &m->link);
+    RK__TSAN_IGNORE_END();
     /* Publish, then look (the push is a full barrier): pairs with the store in rk__mailbox_close.
      */
     return __atomic_load_n(&mb->closed, __ATOMIC_SEQ_CST) ? RK__PUSH_CLOSED : RK__PUSHED;
@@ -207,8 +199,10 @@ static rk__push push_pending(rk__mailbox *mb, enum rk__band band, rk_message *m,
         }
         /* The credit of the old message passes to the new one. */
         enum rk__band old_band = rk__band_of(old->priority);
-        if (old_band != band) {
+        if (old_band != RK__NORMAL) {
             __atomic_fetch_sub(&mb->urgent_issued[old_band], 1, __ATOMIC_RELAXED);
+        }
+        if (band != RK__NORMAL) {
             __atomic_fetch_add(&mb->urgent_issued[band], 1, __ATOMIC_RELAXED);
         }
         old->flags &= (uint16_t)~RK__CREDITED;
@@ -370,12 +364,6 @@ rk_message *rk__mailbox_reply(rk__mailbox *mb)
     return rk__queue_pop(&mb->queues[RK__REPLIES]);
 }
 
-void rk__mailbox_unget(rk__mailbox *mb, rk_message *m)
-{
-    enum rk__band band = m->flags & RK__SYSTEM ? RK__SYSTEM_BAND : rk__band_of(m->priority);
-    queue_prepend(&mb->queues[band], m);
-}
-
 void rk__mailbox_credit(rk__mailbox *mb, rk_message *m)
 {
     if (!(m->flags & RK__CREDITED)) {
@@ -390,7 +378,10 @@ void rk__mailbox_credit(rk__mailbox *mb, rk_message *m)
     uint64_t returned = mb->returned + 1;
     /* Pairs with the acquire in take_credit. */
     __atomic_store_n(&mb->returned, returned, __ATOMIC_RELEASE);
-    if (returned % ROOM_PERIOD == 0 || mb->queues[RK__NORMAL].first == NULL) {
+    /* A plain look is enough most of the time: the fence that makes it certain comes every so many
+     * credits, and always before the consumer parks. */
+    if (__atomic_load_n(&mb->waiting, __ATOMIC_RELAXED) != 0 || returned % ROOM_PERIOD == 0 ||
+        mb->queues[RK__NORMAL].first == NULL) {
         rk__mailbox_signal_room(mb);
     }
 }
@@ -483,21 +474,23 @@ static rk__queue take_tickets(rk__mailbox *mb, bool all)
     return taken;
 }
 
-static void post_tickets(rk__queue tickets)
+/* How many of them reached nobody. */
+static uint32_t post_tickets(rk__queue tickets)
 {
+    uint32_t lost = 0;
     rk_message *ticket;
     while ((ticket = rk__queue_pop(&tickets)) != NULL) {
-        rk__mailbox_ticket_ready(ticket);
+        lost += !rk__mailbox_ticket_ready(ticket);
     }
+    return lost;
 }
 
 void rk__mailbox_signal_room(rk__mailbox *mb)
 {
     /* Orders the store of `returned` before the load of `waiting`: pairs with await_room. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&mb->waiting, __ATOMIC_SEQ_CST) != 0) {
-        post_tickets(take_tickets(mb, false));
-    }
+    while (__atomic_load_n(&mb->waiting, __ATOMIC_SEQ_CST) != 0 &&
+           post_tickets(take_tickets(mb, false)) != 0) {}
 }
 
 /* ---- the end ------------------------------------------------------------------------------ */

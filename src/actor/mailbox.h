@@ -119,8 +119,6 @@ static inline rk_message *rk__mailbox_next(rk__mailbox *mb)
 rk_message *rk__mailbox_reply(rk__mailbox *mb);
 /* Gives the credit of a message back (once it is handed to its handler or thrown away). */
 void rk__mailbox_credit(rk__mailbox *mb, rk_message *m);
-/* Puts a message back at the front of its band (it was found but not used). */
-void rk__mailbox_unget(rk__mailbox *mb, rk_message *m);
 /* The first message of the system band that `accept` takes. */
 rk_message *rk__mailbox_find_system(rk__mailbox *mb, bool (*accept)(const rk_message *, void *),
                                     void *arg);
@@ -152,8 +150,8 @@ rk_message *rk__mailbox_cancel_room(rk__mailbox *mb, rk_pid from, uint64_t token
  * either the pusher sees the flag or the closer sees the message. thread: owner only. */
 void rk__mailbox_close(rk__mailbox *mb);
 /* A ticket whose mailbox has room again or has closed goes back to its sender (send.c). takes it.
- */
-void rk__mailbox_ticket_ready(rk_message *ticket);
+ * False: that sender is gone, and the next in line may have its turn. */
+bool rk__mailbox_ticket_ready(rk_message *ticket);
 /* Takes everything out of a closed mailbox, linked as a queue is. `owner` also empties the private
  * queues; others get only what is still in the stacks, and nothing once it has been opened again.
  */

@@ -28,8 +28,29 @@ static void tell(rk_pid watcher, rk_pid target, const char *reason)
     rk__post_or_bury(watcher, m);
 }
 
+/* Whether it watches already; forgets watchers that are gone. a->lock is held. */
+static bool watches(rk__actor *a, rk_pid watcher)
+{
+    struct rk__watch **at = &a->watchers;
+    bool found = false;
+    while (*at != NULL) {
+        struct rk__watch *watch = *at;
+        if (rk__actor_find(watch->watcher) == NULL) {
+            *at = watch->next;
+            free(watch);
+            continue;
+        }
+        found = found || watch->watcher == watcher;
+        at = &watch->next;
+    }
+    return found;
+}
+
 int rk__watch(rk_pid target, rk_pid watcher)
 {
+    if (target == watcher) {
+        return rk__fail(RK_ESELF, "an actor cannot monitor itself");
+    }
     struct rk__watch *watch = malloc(sizeof *watch);
     if (watch == NULL) {
         return rk__fail(RK_ENOMEM, "no memory for a monitor");
@@ -38,7 +59,13 @@ int rk__watch(rk_pid target, rk_pid watcher)
     rk__actor *a = rk__actor_find(target);
     if (a != NULL) {
         pthread_mutex_lock(&a->lock);
-        if (rk__actor_find(target) == a && rk__actor_state(a) != RK_FAILED) {
+        bool alive = rk__actor_find(target) == a && rk__actor_state(a) != RK_FAILED;
+        if (alive && watches(a, watcher)) {
+            pthread_mutex_unlock(&a->lock);
+            free(watch);
+            return 0;
+        }
+        if (alive) {
             watch->next = a->watchers;
             a->watchers = watch;
             watch = NULL;

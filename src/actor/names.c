@@ -90,11 +90,12 @@ int rk__name_get(rk_runtime *rt, const char *text, rk_pid *out)
 {
     pthread_mutex_lock(&rt->lock);
     struct name *name = find(rt, text);
-    if (name != NULL) {
+    bool found = name != NULL && rk__actor_find(name->pid) != NULL;
+    if (found) {
         *out = name->pid;
     }
     pthread_mutex_unlock(&rt->lock);
-    if (name != NULL) {
+    if (found) {
         return 0;
     }
     rk__strbuf known = RK__STRBUF_INIT;
@@ -114,7 +115,7 @@ static void visit(const void *node, VISIT order, void *closure)
 {
     struct each *each = closure;
     const struct name *name = *(struct name *const *)node;
-    if (order == postorder || order == leaf) {
+    if ((order == postorder || order == leaf) && rk__actor_find(name->pid) != NULL) {
         each->fn(name->text, name->pid, each->arg);
     }
 }

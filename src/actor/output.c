@@ -26,6 +26,18 @@ static struct rk__output *output_of(rk__actor *a)
     return a->output;
 }
 
+/* A message whose turn-holder gave up goes to the next in line. */
+static void pass_on(rk__actor *a)
+{
+    rk_message *ticket = NULL;
+    do {
+        pthread_mutex_lock(&a->lock);
+        bool waits = a->output != NULL && a->output->messages.first != NULL;
+        ticket = waits ? rk__queue_pop(&a->output->tickets) : NULL;
+        pthread_mutex_unlock(&a->lock);
+    } while (ticket != NULL && !rk__mailbox_ticket_ready(ticket));
+}
+
 void rk__output_put(rk__actor *a, rk_message *m)
 {
     rk_message *dropped = NULL, *ticket = NULL;
@@ -46,71 +58,55 @@ void rk__output_put(rk__actor *a, rk_message *m)
         __atomic_add_fetch(&a->mailbox.dropped, 1, __ATOMIC_RELAXED);
         rk__bury(pid, dropped, RK_EFULL);
     }
-    if (ticket != NULL) {
-        rk__mailbox_ticket_ready(ticket);
+    if (ticket != NULL && !rk__mailbox_ticket_ready(ticket)) {
+        pass_on(a);
     }
 }
 
-/* One message, or the ticket left in line for one (NULL when it was not needed). */
-static rk_message *take_or_queue(rk__actor *a, rk_pid pid, rk_message **ticket)
+int rk__output_try(rk_pid pid, rk_message **out, rk_message *ticket)
 {
-    rk_message *m = NULL;
+    rk__actor *a;
+    int code = rk__actor_get(pid, &a);
+    if (code < 0) {
+        return code;
+    }
     pthread_mutex_lock(&a->lock);
     /* The slot may have a new owner since it was found; release empties the output under the lock.
      */
-    struct rk__output *out = rk__actor_find(pid) == a ? output_of(a) : NULL;
-    if (out != NULL) {
-        m = rk__queue_pop(&out->messages);
-        if (m == NULL && *ticket != NULL) {
-            rk__queue_append(&out->tickets, *ticket);
-            *ticket = NULL;
-        }
+    bool current = rk__actor_find(pid) == a;
+    struct rk__output *o = current ? output_of(a) : NULL;
+    rk_message *m = o != NULL ? rk__queue_pop(&o->messages) : NULL;
+    if (o != NULL && m == NULL) {
+        rk__queue_append(&o->tickets, ticket);
     }
     pthread_mutex_unlock(&a->lock);
-    return m;
-}
-
-/* The ticket with this token out of the line; NULL: it was posted already. */
-static rk_message *cancel(rk__actor *a, rk_pid from, uint64_t token)
-{
-    rk_message *m = NULL;
-    pthread_mutex_lock(&a->lock);
-    if (a->output != NULL) {
-        m = rk__queue_cancel(&a->output->tickets, from, token);
-    }
-    pthread_mutex_unlock(&a->lock);
-    return m;
-}
-
-/* A message whose turn-holder gave up goes to the next in line. */
-static void pass_on(rk__actor *a)
-{
-    rk_message *ticket = NULL;
-    pthread_mutex_lock(&a->lock);
-    if (a->output != NULL && a->output->messages.first != NULL) {
-        ticket = rk__queue_pop(&a->output->tickets);
-    }
-    pthread_mutex_unlock(&a->lock);
-    if (ticket != NULL) {
-        rk__mailbox_ticket_ready(ticket);
-    }
-}
-
-static int wait_turn(rk__actor *self, rk__actor *a, uint64_t token, int64_t deadline)
-{
-    rk_message *reply;
-    int code = rk__await(self, token, &reply, deadline);
-    if (code == 0) {
-        rk__delivery_free(reply);
+    if (m != NULL) {
+        *out = m;
         return 0;
     }
-    rk_message *ticket = cancel(a, rk__actor_pid(self), token);
+    if (o != NULL) {
+        return 1;
+    }
+    return current ? rk__fail(RK_ENOMEM, "no memory to wait for output") : rk__actor_dead(pid);
+}
+
+void rk__output_cancel(rk_pid pid, rk_pid from, uint64_t token)
+{
+    rk_message *ticket = NULL;
+    rk__actor *a = rk__actor_find(pid);
+    if (a == NULL) {
+        return;
+    }
+    pthread_mutex_lock(&a->lock);
+    if (a->output != NULL) {
+        ticket = rk__queue_cancel(&a->output->tickets, from, token);
+    }
+    pthread_mutex_unlock(&a->lock);
     if (ticket != NULL) {
         rk__delivery_free(ticket);
     } else {
-        pass_on(a);
+        pass_on(a); /* it was posted already */
     }
-    return code;
 }
 
 int rk__output_take(rk_pid pid, rk_message **out, int64_t deadline)
@@ -121,32 +117,24 @@ int rk__output_take(rk_pid pid, rk_message **out, int64_t deadline)
         return RK_EFORK;
     }
     for (;;) {
-        rk__actor *a;
-        int code = rk__actor_get(pid, &a);
-        if (code < 0) {
+        rk_message *reply, *ticket = rk__room_ticket(self);
+        if (ticket == NULL) {
+            return rk__fail(RK_ENOMEM, "no memory to wait for output");
+        }
+        uint64_t token = ticket->token;
+        int code = rk__output_try(pid, out, ticket);
+        if (code != 1) {
+            rk__delivery_free(ticket);
             return code;
         }
-        rk_message *ticket = rk__room_ticket(self);
-        uint64_t token = ticket != NULL ? ticket->token : 0;
-        rk_message *m = take_or_queue(a, pid, &ticket);
-        bool queued = ticket == NULL && token != 0;
-        rk__delivery_free(ticket);
-        if (m != NULL) {
-            *out = m;
-            return 0;
-        }
-        if (!queued) {
-            if (rk__actor_find(pid) == a) {
-                return rk__fail(RK_ENOMEM, "no memory to wait for output");
-            }
-            continue;
-        }
-        code = wait_turn(self, a, token, deadline);
+        code = rk__await(self, token, &reply, deadline);
         if (code < 0) {
+            rk__output_cancel(pid, rk__actor_pid(self), token);
             return code == RK_ETIMEOUT
                        ? rk__fail(code, "timeout: no output of %s", rk_pid_format(pid, text))
                        : code;
         }
+        rk__delivery_free(reply);
     }
 }
 

@@ -86,7 +86,9 @@ static void reset(rk__actor *a, rk_runtime *rt, const rk__actor_class *class, vo
     __atomic_store_n(&a->impl, impl, __ATOMIC_RELEASE);
     a->name[0] = '\0';
     a->cpu = -1;
-    a->stop_requested = a->interrupted = a->paused = 0;
+    a->stop_requested = a->interrupted = 0;
+    a->pause_requests = a->paused = 0;
+    a->claim = NULL;
     free(a->exit_reason);
     a->exit_reason = NULL;
     a->next_token = 0;
@@ -122,8 +124,10 @@ int rk__actor_new(rk__actor **out, rk_runtime *rt, const rk__actor_class *class,
 
 void rk__actor_release(rk__actor *a)
 {
+    pthread_mutex_lock(&a->lock); /* rk_inspect reads it */
     free(a->waits);
     a->waits = NULL;
+    pthread_mutex_unlock(&a->lock);
     free(a->stop_reason);
     a->stop_reason = NULL;
     free(a->outstanding);
@@ -132,6 +136,7 @@ void rk__actor_release(rk__actor *a)
     rk__output_free(a);
     /* A verb that found the actor before its pid went stale must not meet the slot's next owner. */
     pthread_mutex_lock(&a->lifecycle);
+    rk__actor_set_state(a, RK_TERMINATED); /* whatever a late verb has made of it */
     pthread_mutex_lock(&lock);
     free_push(a->index);
     pthread_mutex_unlock(&lock);

@@ -20,7 +20,8 @@
 int rk__forked_flag;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
-static rk_runtime *newest;
+static rk_runtime *newest; /* open ones, under list_lock */
+static rk_runtime *spare;  /* closed ones: see dispose */
 
 enum { KILL_GRACE = 1000000000 }; /* ns a killed actor gets before it is reported */
 
@@ -79,15 +80,52 @@ static int fill(rk_runtime *rt, const rk_config *config)
     return 0;
 }
 
+/* The object is kept for the next runtime and never unmapped: slots and late messages of its actors
+ * may still point to it, and then only count in the wrong book. */
 static void dispose(rk_runtime *rt)
 {
+    rk_on_dead_letter(rt, NULL, NULL);
     rk__names_free(rt);
     free(rt->device);
     free(rt->mode);
     free(rt->cache);
-    pthread_mutex_destroy(&rt->lock);
-    pthread_rwlock_destroy(&rt->hook_lock);
-    free(rt);
+    pthread_mutex_lock(&list_lock);
+    rt->older = spare;
+    spare = rt;
+    pthread_mutex_unlock(&list_lock);
+}
+
+static void reset(rk_runtime *rt)
+{
+    rt->device = rt->mode = rt->cache = NULL;
+    rt->closing = rt->interrupted = rt->live = rt->threads = 0;
+    rt->names = rt->script = rt->devices = NULL;
+    rt->script_close = rt->devices_close = NULL;
+    rt->finished = NULL;
+    rt->spawned = rt->terminated = rt->failed = rt->messages_sent = 0;
+    rt->dropped = rt->dead_letters = rt->late_replies = 0;
+    rt->kernels_compiled = rt->cache_hits = 0;
+}
+
+static rk_runtime *object_new(void)
+{
+    pthread_mutex_lock(&list_lock);
+    rk_runtime *rt = spare;
+    if (rt != NULL) {
+        spare = rt->older;
+    }
+    pthread_mutex_unlock(&list_lock);
+    if (rt != NULL) {
+        reset(rt);
+        return rt;
+    }
+    rt = calloc(1, sizeof *rt);
+    if (rt != NULL) {
+        pthread_mutex_init(&rt->lock, NULL);
+        pthread_rwlock_init(&rt->hook_lock, NULL);
+        rk__park_init(&rt->changed);
+    }
+    return rt;
 }
 
 int rk__runtime_open(rk_runtime **out, const rk_config *config)
@@ -98,14 +136,11 @@ int rk__runtime_open(rk_runtime **out, const rk_config *config)
     if (owner == NULL) {
         return rk__forked() ? RK_EFORK : RK_ENOMEM;
     }
-    rk_runtime *rt = calloc(1, sizeof *rt);
+    rk_runtime *rt = object_new();
     if (rt == NULL) {
         return rk__fail(RK_ENOMEM, "no memory for a runtime");
     }
-    pthread_mutex_init(&rt->lock, NULL);
-    pthread_rwlock_init(&rt->hook_lock, NULL);
-    rk__park_init(&rt->changed);
-    rt->owner = owner;
+    rt->owner = rk__actor_pid(owner);
     int code = fill(rt, config);
     if (code < 0) {
         dispose(rt);
@@ -145,18 +180,18 @@ static void stop_one(rk_runtime *rt, rk_pid pid)
     }
 }
 
+/* Twice: an actor that was being launched may have missed the first list. */
 static void stop_all(rk_runtime *rt)
 {
-    size_t count = rk__actor_list(rt, NULL, 0);
-    rk_pid *pids = calloc(count + 1, sizeof *pids);
-    if (pids == NULL) {
-        return;
+    for (int pass = 0; pass < 2 && __atomic_load_n(&rt->live, __ATOMIC_SEQ_CST) != 0; pass++) {
+        size_t count = rk__actor_list(rt, NULL, 0) + 16;
+        rk_pid *pids = calloc(count, sizeof *pids);
+        size_t listed = pids != NULL ? rk__actor_list(rt, pids, count) : 0;
+        for (size_t i = 0; i < count && i < listed; i++) {
+            stop_one(rt, pids[i]);
+        }
+        free(pids);
     }
-    size_t listed = rk__actor_list(rt, pids, count);
-    for (size_t i = 0; i < count && i < listed; i++) {
-        stop_one(rt, pids[i]);
-    }
-    free(pids);
 }
 
 static void unlist(rk_runtime *rt)
@@ -174,6 +209,10 @@ static void unlist(rk_runtime *rt)
 
 int rk__runtime_close(rk_runtime *rt)
 {
+    rk__actor *self = rk__self_peek();
+    if (self != NULL && self->runtime == rt) {
+        return rk__fail(RK_ESELF, "an actor cannot close the runtime it runs in");
+    }
     /* Pairs with the load in rk__runtime_actor_new: whoever is counted before this is listed below
      * or ends on its own; whoever comes later is refused. */
     __atomic_store_n(&rt->closing, 1, __ATOMIC_SEQ_CST);
@@ -237,6 +276,11 @@ int rk_wait(rk_runtime *rt, int64_t timeout)
     }
     bool done = rk__runtime_wait(rt, idle, rt, rk__deadline(timeout));
     if (__atomic_exchange_n(&rt->interrupted, 0, __ATOMIC_SEQ_CST) != 0) {
+        rk__actor *self = rk__self_peek();
+        if (self != NULL && rk__actor_pid(self) == rt->owner) {
+            __atomic_store_n(&self->interrupted, 0,
+                             __ATOMIC_SEQ_CST); /* one interrupt, one EINTR */
+        }
         return rk__fail(RK_EINTR, "interrupted while waiting for the actors to stop");
     }
     return done ? 0
@@ -248,8 +292,23 @@ void rk_interrupt(rk_runtime *rt)
 {
     __atomic_store_n(&rt->interrupted, 1, __ATOMIC_SEQ_CST);
     rk__park_kick(&rt->changed);
-    __atomic_store_n(&rt->owner->interrupted, 1, __ATOMIC_SEQ_CST);
-    rk__park_kick(&rt->owner->mailbox.park);
+    rk__actor *owner = rk__actor_find(rt->owner);
+    if (owner != NULL && owner->runtime == NULL) { /* a port that still is */
+        __atomic_store_n(&owner->interrupted, 1, __ATOMIC_SEQ_CST);
+        rk__park_kick(&owner->mailbox.park);
+    }
+}
+
+void rk__runtime_calm(rk__actor *port)
+{
+    __atomic_store_n(&port->interrupted, 0, __ATOMIC_SEQ_CST);
+    pthread_mutex_lock(&list_lock);
+    for (rk_runtime *rt = newest; rt != NULL; rt = rt->older) {
+        if (rt->owner == rk__actor_pid(port)) {
+            __atomic_store_n(&rt->interrupted, 0, __ATOMIC_SEQ_CST);
+        }
+    }
+    pthread_mutex_unlock(&list_lock);
 }
 
 /* ---- which runtime ------------------------------------------------------------------------- */

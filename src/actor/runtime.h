@@ -15,7 +15,7 @@ struct rk_runtime {
     uint32_t closing;     /* atomic */
     uint32_t interrupted; /* atomic: rk_interrupt */
 
-    rk__actor *owner; /* port of the thread that opened it */
+    rk_pid owner;     /* of the thread that opened it */
     rk__park changed; /* kicked when an actor ends, pauses or has started; any waiter */
 
     pthread_mutex_t lock;      /* names, threads to join */
@@ -50,6 +50,8 @@ rk_runtime *rk__runtime_of(rk_pid pid);
  * paused or started. False: the deadline passed. thread: any. blocks: yes */
 bool rk__runtime_wait(rk_runtime *rt, bool (*done)(void *arg), void *arg, int64_t deadline);
 void rk__runtime_changed(rk_runtime *rt);
+/* A port has taken notice of an interrupt: it and its runtimes are calm again. */
+void rk__runtime_calm(rk__actor *port);
 /* Counts actors that are not ports; RK_ESTATE when the runtime is closing. */
 int rk__runtime_actor_new(rk_runtime *rt);
 void rk__runtime_actor_gone(rk_runtime *rt);

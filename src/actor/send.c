@@ -104,12 +104,14 @@ void rk__post_or_bury(rk_pid to, rk_message *m)
     }
 }
 
-void rk__mailbox_ticket_ready(rk_message *ticket)
+bool rk__mailbox_ticket_ready(rk_message *ticket)
 {
-    rk_pid owner = ticket->from;
-    if (rk__post(owner, ticket) < 0) {
-        rk__delivery_free(ticket); /* the sender is gone */
+    rk__actor *owner;
+    if (deliver(ticket->from, ticket, &owner) < 0) {
+        rk__delivery_free(ticket);
+        return false;
     }
+    return true;
 }
 
 /* Waits for a place in the mailbox of `a`: 0 means try again. */
@@ -180,7 +182,8 @@ int rk__send(rk__actor *self, rk_pid to, rk_message *m, int64_t deadline)
         }
         code = wait_for_room(self, a, to, deadline);
         if (code < 0) {
-            return code;
+            int last = deliver(to, m, &a); /* room may have come with the deadline */
+            return last == RK_EFULL ? code : last;
         }
     }
 }
@@ -345,6 +348,12 @@ void rk__bury(rk_pid to, rk_message *m, int code)
     rk__delivery_free(m);
 }
 
+static bool is_outstanding(const rk__actor *self, const rk_message *m)
+{
+    return !(m->flags & RK__OUTSTANDING) ||
+           (m->sequence < self->outstanding_count && self->outstanding[m->sequence] == m);
+}
+
 void rk_message_release(rk_message *m)
 {
     if (m == NULL) {
@@ -353,7 +362,8 @@ void rk_message_release(rk_message *m)
     if (m->flags & RK__RECEIVED && m->flags & RK__CALL && !(m->flags & RK__ANSWERED)) {
         char text[RK_PID_TEXT];
         rk__actor *self = rk__self_peek();
-        RK_CHECK(self != NULL, "a request is released by the thread that received it");
+        RK_CHECK(self != NULL && is_outstanding(self, m),
+                 "a request is released by the thread that received it");
         rk__fail(RK_ENOREPLY, "%s received the request and dropped it unanswered",
                  rk_pid_format(rk__actor_pid(self), text));
         rk__reply(self, m, rk__message_error(RK_ENOREPLY, rk_errdetail()));

@@ -112,22 +112,29 @@ static bool ready(void *arg)
            (w->what & BORDER && deactivated(w->self));
 }
 
+struct resting {
+    rk__actor *self;
+    uint32_t request; /* the one that has been acknowledged */
+};
+
 static bool awake(void *arg)
 {
-    rk__actor *self = arg;
-    return interrupted(self) || !deactivated(self);
+    struct resting *r = arg;
+    return interrupted(r->self) || !deactivated(r->self) ||
+           __atomic_load_n(&r->self->pause_requests, __ATOMIC_SEQ_CST) != r->request;
 }
 
 void rk__border(rk__actor *self)
 {
-    if (awake(self)) {
-        return;
+    while (deactivated(self) && !interrupted(self)) {
+        struct resting r = {self, __atomic_load_n(&self->pause_requests, __ATOMIC_SEQ_CST)};
+        rk__mailbox_signal_room(&self->mailbox);
+        /* Each request is acknowledged by its own number: pairs with the load in paused(), host.c.
+         */
+        __atomic_store_n(&self->paused, r.request, __ATOMIC_SEQ_CST);
+        rk__runtime_changed(self->runtime);
+        rk__park_wait(&self->mailbox.park, awake, &r, RK__FOREVER);
     }
-    rk__mailbox_signal_room(&self->mailbox);
-    __atomic_store_n(&self->paused, 1, __ATOMIC_SEQ_CST);
-    rk__runtime_changed(self->runtime); /* rk__host_pause waits for `paused` */
-    rk__park_wait(&self->mailbox.park, awake, self, RK__FOREVER);
-    __atomic_store_n(&self->paused, 0, __ATOMIC_SEQ_CST);
 }
 
 static int wait_for(rk__actor *self, int64_t deadline, unsigned what)
@@ -141,7 +148,7 @@ static int wait_for(rk__actor *self, int64_t deadline, unsigned what)
     }
     if (interrupted(self)) {
         if (self->runtime == NULL) { /* a port is interrupted once, an actor for good */
-            __atomic_store_n(&self->interrupted, 0, __ATOMIC_SEQ_CST);
+            rk__runtime_calm(self);
         }
         return RK_EINTR;
     }
@@ -186,7 +193,9 @@ int rk__await(rk__actor *self, uint64_t token, rk_message **out, int64_t deadlin
                 *out = m;
                 return 0;
             }
-            rk__late_reply(self, m);
+            if (self->claim == NULL || !self->claim(self, m)) {
+                rk__late_reply(self, m);
+            }
         }
         int code = wait_for(self, deadline, REPLIES);
         if (code < 0) {
@@ -230,12 +239,27 @@ static void take_stops(rk__actor *self)
     }
 }
 
+struct choosing {
+    rk__actor *self;
+    bool (*accept)(const rk_message *, void *);
+    void *arg;
+};
+
+/* What is not for user code is taken out whatever the filter says. */
+static bool choose(const rk_message *m, void *arg)
+{
+    struct choosing *c = arg;
+    return m->flags & RK__STOP || m->to_generation != c->self->generation || c->accept(m, c->arg);
+}
+
 rk_message *rk__next_mail(rk__actor *self, bool (*accept)(const rk_message *, void *), void *arg,
                           uint64_t *seen)
 {
+    struct choosing c = {self, accept, arg};
     rk_message *m;
     take_stops(self);
-    while ((m = rk__mailbox_find(&self->mailbox, accept, arg, seen)) != NULL) {
+    while ((m = rk__mailbox_find(&self->mailbox, accept != NULL ? choose : NULL, &c, seen)) !=
+           NULL) {
         if (m->to_generation != self->generation) {
             rk__mailbox_credit(&self->mailbox, m);
             rk__bury(rk__pid(self->index, m->to_generation), m, RK_EDEAD);
@@ -284,13 +308,11 @@ int rk_receive_if(rk_message **out, bool (*accept)(const rk_message *m, void *ar
     for (;;) {
         rk__border(self);
         drop_late_replies(self);
-        rk_message *m = rk__next_mail(self, accept, arg, &seen);
+        take_stops(self);
         if (stop_pending(self)) {
-            if (m != NULL) {
-                rk__mailbox_unget(&self->mailbox, m);
-            }
             return rk__fail(RK_ESTOP, "stop: %s", self->stop_reason ? self->stop_reason : "");
         }
+        rk_message *m = rk__next_mail(self, accept, arg, &seen);
         if (m != NULL) {
             rk__received(self, m);
             *out = m;

@@ -4,11 +4,11 @@
  * Threads: rk__park_wait by the owner only; notify and kick by any thread, kick also by signal
  * handlers.
  *
- * No wake-up is lost. Waiter: W1 reads the event's value, W2 stores parked = 1, W3 full fence,
+ * No wake-up is lost. Waiter: W1 reads the event's value, W2 sets parked, W3 full fence,
  * W4 evaluates ready, W5 sleeps while the event still has the value of W1. Notifier: N1 publishes,
  * N2 full fence, N3 loads parked, N4 if set increments the event and wakes. W2..W4 and N1..N3 are
- * Dekker's pattern: with both fences, N3 reads 1 or W4 sees what N1 published (or both). If N3
- * read 1, N4 comes after W2 and so after W1; the increment makes W5 return at once or is seen by
+ * Dekker's pattern: with both fences, N3 reads it set or W4 sees what N1 published (or both). If N3
+ * did, N4 comes after W2 and so after W1; the increment makes W5 return at once or is seen by
  * the futex, which compares the value under the kernel's lock. A wake without a reason only costs
  * another round from W1. `parked` is accessed with seq_cst so that TSan, which knows no
  * stand-alone fences, has the same picture.
@@ -80,8 +80,9 @@ void rk__park_init(rk__park *p)
  * flag, waker or owner, counts it, so it is counted once. */
 static void unpark(rk__park *p)
 {
-    if (__atomic_exchange_n(&p->parked, 0, __ATOMIC_SEQ_CST) != 0) {
-        rk__cpu_awake_add(__atomic_load_n(&p->cpu, __ATOMIC_RELAXED), 1);
+    uint32_t parked = __atomic_exchange_n(&p->parked, 0, __ATOMIC_SEQ_CST);
+    if (parked != 0) {
+        rk__cpu_awake_add((int)parked - 2, 1);
     }
 }
 
@@ -97,7 +98,7 @@ void rk__park_notify(rk__park *p)
 {
     /* N2: pairs with the fence of rk__park_wait. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    /* N3: pairs with the store of 1 in rk__park_wait. */
+    /* N3: pairs with the exchange in rk__park_wait. */
     if (__atomic_load_n(&p->parked, __ATOMIC_SEQ_CST) != 0) {
         rk__park_kick(p);
     }
@@ -124,7 +125,7 @@ bool rk__park_wait(rk__park *p, bool (*ready)(void *arg), void *arg, int64_t dea
     do {
         uint32_t seen = ck_ec32_value(&p->event);
         /* W2 and W3: pair with N3 and N2 of rk__park_notify. */
-        if (__atomic_exchange_n(&p->parked, 1, __ATOMIC_SEQ_CST) == 0) {
+        if (__atomic_exchange_n(&p->parked, (uint32_t)(p->cpu + 2), __ATOMIC_SEQ_CST) == 0) {
             rk__cpu_awake_add(p->cpu, -1);
         }
         __atomic_thread_fence(__ATOMIC_SEQ_CST);

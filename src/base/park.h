@@ -14,9 +14,9 @@
 
 typedef struct rk__park {
     struct ck_ec32 event; /* written by wakers */
-    uint32_t parked;      /* set by the owner, cleared by the first waker or the owner */
-    int32_t cpu;          /* where the owner is pinned, -1: nowhere; set by the owner */
-    int64_t average;      /* ns, of recent waits; owner only */
+    uint32_t parked; /* the owner's cpu + 2, cleared by the first waker or the owner; 0: awake */
+    int32_t cpu;     /* where the owner is pinned, -1: nowhere; set by the owner */
+    int64_t average; /* ns, of recent waits; owner only */
 } rk__park;
 
 void rk__park_init(rk__park *p);

@@ -5,10 +5,17 @@
 #if defined(__SANITIZE_THREAD__)
 void __tsan_acquire(void *address);
 void __tsan_release(void *address);
+void AnnotateIgnoreWritesBegin(const char *file, int line);
+void AnnotateIgnoreWritesEnd(const char *file, int line);
 #define RK__TSAN_RELEASE(address) __tsan_release((void *)(address))
+/* Around a CK call that writes into the object just released, as a stack push does to the link. */
+#define RK__TSAN_IGNORE_BEGIN()   AnnotateIgnoreWritesBegin(__FILE__, __LINE__)
+#define RK__TSAN_IGNORE_END()     AnnotateIgnoreWritesEnd(__FILE__, __LINE__)
 #define RK__TSAN_ACQUIRE(address) __tsan_acquire((void *)(address))
 #else
 #define RK__TSAN_RELEASE(address) ((void)(address))
+#define RK__TSAN_IGNORE_BEGIN()   ((void)0)
+#define RK__TSAN_IGNORE_END()     ((void)0)
 #define RK__TSAN_ACQUIRE(address) ((void)(address))
 #endif
 

@@ -625,7 +625,8 @@ void rk__channel_refuse(rk__channel *c, int code, const char *text)
             rk__bury(k->pid, m, code);
         }
     }
-    c->released = c->next_token;
+    /* The watchdog may be looking (rk__channel_under_way). */
+    __atomic_store_n(&c->released, c->next_token, __ATOMIC_RELAXED);
 }
 
 void rk__channel_free(rk__channel *c)

@@ -176,6 +176,18 @@ static bool await_status(rk__kernel_actor *k, uint32_t status, int64_t deadline)
     return running(k) && all_are(k, status);
 }
 
+/* The same with the slot unlocked, so that what hangs can be stopped meanwhile. The order of the
+ * locks is lifecycle, then k->lock; the latter is given up for a moment to keep it. */
+static bool await_unlocked(rk__actor *a, rk__kernel_actor *k, uint32_t status, int64_t deadline)
+{
+    pthread_mutex_unlock(&a->lifecycle);
+    bool there = await_status(k, status, deadline);
+    pthread_mutex_unlock(&k->lock);
+    pthread_mutex_lock(&a->lifecycle);
+    pthread_mutex_lock(&k->lock);
+    return there;
+}
+
 /* ---- the end -------------------------------------------------------------------------------- */
 
 /* What rk_fail said; block 0 says it through the outbox, the others leave it in their arena. NULL:
@@ -330,8 +342,8 @@ static int activate(rk__actor *a)
     int code = k->backend->start(k);
     if (code < 0) {
         k->phase = RK__PHASE_LAUNCHED;
-    } else if (await_status(k, RK_STATUS_RUNNING, RK__FOREVER)) {
-        rk__actor_set_state(a, RK_ACTIVE);
+    } else if (await_unlocked(a, k, RK_STATUS_RUNNING, RK__FOREVER)) {
+        rk__actor_set_state(a, k->stopping ? RK_TERMINATING : RK_ACTIVE);
     } else {
         code = not_started(k);
     }
@@ -349,8 +361,8 @@ static int pause_kernel(rk__actor *a, int64_t deadline)
     int code = 0;
     pthread_mutex_lock(&k->lock);
     command(k, RK_COMMAND_PAUSE);
-    if (await_status(k, RK_STATUS_PAUSED, deadline)) {
-        rk__actor_set_state(a, RK_DEACTIVATED);
+    if (await_unlocked(a, k, RK_STATUS_PAUSED, deadline)) {
+        rk__actor_set_state(a, k->stopping ? RK_TERMINATING : RK_DEACTIVATED);
     } else if (!running(k)) {
         code = rk__fail(RK_ESTATE, "%s has failed", rk_pid_format(k->pid, text));
     } else {

@@ -187,6 +187,61 @@ static int send_message(lua_State *L, rk_pid to, rk_message *m, int mode, int64_
     return send_step(L, LUA_OK, (lua_KContext)w);
 }
 
+int rk__lua_send_output(lua_State *L, rk_pid to, rk_message *m, int64_t timeout)
+{
+    if (m) {
+        m->flags |= RK__OUTPUT;
+    }
+    return send_message(L, to, m, MODE_SEND, timeout);
+}
+
+/* Stage ROOM: a ticket is in the line for output. */
+static int output_step(lua_State *L, int status, lua_KContext context)
+{
+    (void)status;
+    rk__lua_host *host = rk__lua_host_of(L);
+    rk__waiter *w = (rk__waiter *)context;
+    for (;;) {
+        rk_message *m = NULL, *ticket;
+        rk__delivery_free(w->message);
+        w->message = NULL;
+        if (w->stage == STAGE_ROOM && w->code < 0) {
+            w->kind = RK__WAIT_NOTHING;
+            rk__output_cancel(w->to, rk__actor_pid(host->self), w->token);
+            return rk__lua_fail(L, w->code == RK_ETIMEOUT ? timed_out(w, "had no output")
+                                                          : rk__fail(w->code, "interrupted"));
+        }
+        ticket = rk__room_ticket(host->self);
+        w->token = ticket ? ticket->token : 0;
+        int code = ticket ? rk__output_try(w->to, &m, ticket)
+                          : rk__fail(RK_ENOMEM, "no memory to wait for output");
+        if (code != 1) {
+            rk__delivery_free(ticket);
+            w->kind = RK__WAIT_NOTHING;
+            if (code < 0) {
+                return rk__lua_fail(L, code);
+            }
+            rk__lua_push_delivery(L, m);
+            return 1;
+        }
+        w->stage = STAGE_ROOM;
+        w->kind = RK__WAIT_REPLY;
+        rk__suspend(host, L, w, output_step);
+    }
+}
+
+int rk__lua_receive_output(lua_State *L, rk_pid from, int64_t timeout)
+{
+    rk__lua_host *host = rk__lua_host_of(L);
+    rk__waiter local;
+    rk__waiter *w = rk__waiter_get(host, L, &local);
+    w->to = from;
+    w->timeout = timeout;
+    w->deadline = rk__deadline(timeout);
+    w->stage = STAGE_POST;
+    return output_step(L, LUA_OK, (lua_KContext)w);
+}
+
 /* The target of a method: a pid, or what pid:timeout(s) gave. */
 static rk_pid target_of(lua_State *L, int64_t *timeout)
 {
@@ -312,13 +367,11 @@ static int receive_end(lua_State *L, int status, lua_KContext context)
 
 int rk__take_mail(rk__lua_host *host, rk__waiter *w, rk_message **out)
 {
-    rk_message *m = rk__next_mail(host->self, w->filter ? rk__accepts : NULL, w, &w->seen);
+    rk_should_terminate(); /* looks for a stop request */
     if (rk__stop_news(host, RK__TOLD_RECEIVE)) {
-        if (m) {
-            rk__mailbox_unget(&host->self->mailbox, m);
-        }
         return RK_ESTOP;
     }
+    rk_message *m = rk__next_mail(host->self, w->filter ? rk__accepts : NULL, w, &w->seen);
     if (m) {
         rk__received(host->self, m);
         *out = m;

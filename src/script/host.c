@@ -83,6 +83,7 @@ static int host_new(lua_State *L)
 int rk__lua_host_open(lua_State *L, rk__actor *self)
 {
     rk__lua_host *host = rk__lua_host_of(L);
+    self->claim = rk__lua_claim;
     if (host) {
         host->self = self;
         return 0;

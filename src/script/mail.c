@@ -17,20 +17,34 @@ static const char routes_key; /* registry: table of type name -> function */
 
 /* ---- replies, timers, mail ---- */
 
+/* Gives a reply to the coroutine that waits for it. */
+static bool claim_reply(rk__lua_host *host, rk_message *m)
+{
+    rk__waiter *w = *rk__token_bucket(host, m->token);
+    while (w && w->token != m->token) {
+        w = w->next;
+    }
+    if (!w || m->to_generation != host->self->generation) {
+        return false;
+    }
+    rk__finish_wait(host, w, 0, m);
+    return true;
+}
+
 void rk__take_replies(rk__lua_host *host)
 {
     rk_message *m;
     while ((m = rk__mailbox_reply(&host->self->mailbox)) != NULL) {
-        rk__waiter *w = *rk__token_bucket(host, m->token);
-        while (w && w->token != m->token) {
-            w = w->next;
-        }
-        if (w && m->to_generation == host->self->generation) {
-            rk__finish_wait(host, w, 0, m);
-        } else {
+        if (!claim_reply(host, m)) {
             rk__late_reply(host->self, m);
         }
     }
+}
+
+bool rk__lua_claim(rk__actor *self, rk_message *m)
+{
+    rk__lua_host *host = rk__lua_host_current();
+    return host && host->self == self && claim_reply(host, m);
 }
 
 /* Under pcall: starts the coroutine of a timer callback (light userdata at 1). */

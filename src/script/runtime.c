@@ -305,39 +305,25 @@ static int find_target(lua_State *L, rk_runtime *rt, int index, rk_pid *out)
     return 0;
 }
 
-static int succeed_or_fail(lua_State *L, int rc)
-{
-    return rc < 0 ? rk__lua_fail(L, rc) : (lua_pushboolean(L, 1), 1);
-}
-
 /* runtime:send(name, message [, timeout]): answers collect for runtime:receive(name). */
 static int runtime_send(lua_State *L)
 {
     rk_runtime *rt = rk__lua_check_runtime(L, 1);
-    const char *name = luaL_checkstring(L, 2);
+    rk_pid pid;
     luaL_checkany(L, 3);
     int64_t timeout = rk__lua_timeout(L, 4, -1);
-    rk_message *m = rk__lua_to_delivery(L, 3);
-    if (m == NULL) {
-        return rk__lua_raise(L, RK_ETYPE, RK_NOBODY);
-    }
-    int rc = rk_send_named(rt, name, m, timeout);
-    if (rc < 0) {
-        rk_message_release(m);
-    }
-    return succeed_or_fail(L, rc);
+    int rc = rk__name_get(rt, luaL_checkstring(L, 2), &pid);
+    return rc < 0 ? rk__lua_fail(L, rc)
+                  : rk__lua_send_output(L, pid, rk__lua_to_delivery(L, 3), timeout);
 }
 
 static int runtime_receive(lua_State *L)
 {
     rk_runtime *rt = rk__lua_check_runtime(L, 1);
-    rk_message *m;
-    int rc = rk_output(rt, luaL_checkstring(L, 2), &m, rk__lua_timeout(L, 3, -1));
-    if (rc < 0) {
-        return rk__lua_fail(L, rc);
-    }
-    rk__lua_push_delivery(L, m);
-    return 1;
+    rk_pid pid;
+    int64_t timeout = rk__lua_timeout(L, 3, -1);
+    int rc = rk__name_get(rt, luaL_checkstring(L, 2), &pid);
+    return rc < 0 ? rk__lua_fail(L, rc) : rk__lua_receive_output(L, pid, timeout);
 }
 
 static int all_results(lua_State *L, int status, lua_KContext base)

@@ -135,6 +135,8 @@ void rk__lua_interrupt_here(void);
 /* ---- mail.c ---- */
 
 void rk__take_replies(rk__lua_host *host);
+/* rk__actor's claim: C code on this thread waits for one reply and finds others. */
+bool rk__lua_claim(rk__actor *self, rk_message *m);
 void rk__fire_timers(rk__lua_host *host);
 /* Offers mail to everybody, or to `only`. What comes in while later receivers look has not been
  * seen by earlier ones: then once more, because parking waits for intake, not for what was taken

@@ -93,6 +93,9 @@ int rk__lua_host_run(lua_State *L, int arguments);
 /* From any thread or a signal handler of the host's thread: the running coroutine gets an error
  * "killed" at its next instruction, again and again until the scheduler has control. */
 void rk__lua_host_interrupt(rk__lua_host *host);
+/* runtime:send and runtime:receive, once the name is a pid; they wait as calls do. takes m */
+int rk__lua_send_output(lua_State *L, rk_pid to, rk_message *m, int64_t timeout);
+int rk__lua_receive_output(lua_State *L, rk_pid from, int64_t timeout);
 void rk__lua_open_calls(lua_State *L); /* pid methods, rk.self/receive/reply/sleep/after/... */
 /* Pushes the `ctx` object of this state. */
 void rk__lua_push_context(lua_State *L);

@@ -890,6 +890,52 @@ describe("actors", function()
       assert.equal("up", (rk.receive(5)))
     end)
 
+    it("can kill an actor whose start hangs", function()
+      rk.actor("spec_hangs", { init = function() while true do end end })
+      local parent = spawn([[
+        local _, runtime = ...
+        local ok, err = pcall(runtime.spawn, runtime, "spec_hangs", { name = "spec_hanging" })
+        return tostring(ok) .. ": " .. tostring(err) ]], { runtime })
+      rk.monitor(parent)
+      local child
+      repeat
+        rk.sleep(0.005)
+        child = runtime:whereis("spec_hanging")
+      until child
+      assert.is_true(child:kill())
+      assert.matches("^false: .*did not start", exit_reason(parent))
+    end)
+
+    it("answers a call while the script waits for output", function()
+      local quiet = spawn("ctx:receive()", nil, { name = "spec_quiet" })
+      local slow = spawn("local m = ctx:receive() rk.sleep(0.05) ctx:reply(m, 42)")
+      local answer
+      rk.fork(function() answer = slow:call("now", 5) end)
+      local value, text = runtime:receive("spec_quiet", 0.3)
+      assert.is_nil(value)
+      assert.matches("timeout", text)
+      assert.equal(42, answer)
+      quiet:stop()
+    end)
+
+    it("gives the place of a dead sender to the next one", function()
+      local target = spawn([[
+        rk.sleep(0.2)
+        local n = 0
+        while ctx:receive(0.5) do n = n + 1 end
+        return n ]], nil, { mailbox = 1 })
+      rk.monitor(target)
+      target:send("fill")
+      local dying = spawn([[
+        local _, pid = ...
+        for i = 1, 4 do rk.fork(function() pid:send(i) end) end
+        rk.sleep(0.02) ]], { target })
+      rk.monitor(dying)
+      exit_reason(dying)
+      assert.is_true(target:send("live", 5))
+      assert.equal("2", exit_reason(target))
+    end)
+
     it("shows what an actor is in info", function()
       local pid = spawn("ctx:receive()", nil, { name = "spec_info" })
       rk.sleep(0.01)

@@ -289,7 +289,7 @@ static void open_and_wait(struct gate *gate, int count)
 
 Test(actor, a_full_mailbox_that_rejects)
 {
-    struct gate gate = {0};
+    static struct gate gate = {0};
     rk_pid pid = spawn(recorder, &gate, "small", 4, RK_FULL_REJECT);
     for (int i = 0; i < 4; i++) {
         send_number(pid, i, 128);
@@ -322,8 +322,8 @@ static void collect(void *arg, rk_message *m, rk_pid to, int code)
 
 Test(actor, a_full_mailbox_that_drops_the_newest)
 {
-    struct gate gate = {0};
-    struct letters letters = {0};
+    static struct gate gate = {0};
+    static struct letters letters = {0};
     rk_info info;
     rk_on_dead_letter(rt, collect, &letters);
     rk_pid pid = spawn(recorder, &gate, NULL, 4, RK_FULL_DROP_NEWEST);
@@ -345,8 +345,8 @@ Test(actor, a_full_mailbox_that_drops_the_newest)
 
 Test(actor, a_full_mailbox_that_drops_the_oldest)
 {
-    struct gate gate = {0};
-    struct letters letters = {0};
+    static struct gate gate = {0};
+    static struct letters letters = {0};
     rk_on_dead_letter(rt, collect, &letters);
     rk_pid pid = spawn(recorder, &gate, NULL, 4, RK_FULL_DROP_OLDEST);
     for (int i = 0; i < 7; i++) {
@@ -363,7 +363,7 @@ Test(actor, a_full_mailbox_that_drops_the_oldest)
 
 Test(actor, a_full_mailbox_that_blocks)
 {
-    struct gate gate = {0};
+    static struct gate gate = {0};
     rk_pid pid = spawn(recorder, &gate, "slow", 4, RK_FULL_BLOCK);
     for (int i = 0; i < 4; i++) {
         send_number(pid, i, 128);
@@ -414,7 +414,7 @@ Test(actor, a_blocking_send_to_oneself_is_an_error)
 Test(actor, a_stale_pid_is_an_error_never_someone_else)
 {
     rk_pid first = spawn(doubler, NULL, "first", 0, RK_FULL_BLOCK), later;
-    struct letters letters = {0};
+    static struct letters letters = {0};
     rk_on_dead_letter(rt, collect, &letters);
     cr_assert_eq(rk_terminate(first, "done with it", -1), 0);
     rk_message *m = make(1, 128);
@@ -438,8 +438,8 @@ Test(actor, a_stale_pid_is_an_error_never_someone_else)
 
 Test(actor, mail_left_behind_becomes_dead_letters)
 {
-    struct gate gate = {0};
-    struct letters letters = {0};
+    static struct gate gate = {0};
+    static struct letters letters = {0};
     rk_on_dead_letter(rt, collect, &letters);
     rk_options options = RK_OPTIONS_INIT;
     rk_pid pid = spawn(recorder, &gate, NULL, 0, RK_FULL_BLOCK);
@@ -495,7 +495,7 @@ Test(actor, illegal_transitions_name_both_states)
 
 Test(actor, deactivated_actors_keep_their_mail)
 {
-    struct gate gate = {.open = 1};
+    static struct gate gate = {.open = 1};
     rk_pid pid = spawn(recorder, &gate, NULL, 0, RK_FULL_BLOCK);
     cr_assert_eq(rk_deactivate(pid), 0, "%s", rk_errdetail());
     for (int i = 0; i < 5; i++) {
@@ -589,8 +589,10 @@ Test(actor, interrupt_ends_a_wait_of_the_port)
     cr_assert_eq(rk_receive(&m, -1), RK_EINTR);
     pthread_join(thread, NULL);
     cr_assert_eq(rk_receive(&m, 0), RK_ETIMEOUT);
-    cr_assert_eq(rk_wait(rt, 0), RK_EINTR); /* the same interrupt, for the runtime */
-    cr_assert_eq(rk_wait(rt, 1000000), RK_ETIMEOUT);
+    cr_assert_eq(rk_wait(rt, 1000000), RK_ETIMEOUT); /* one interrupt is reported once */
+    rk_interrupt(rt);
+    cr_assert_eq(rk_wait(rt, -1), RK_EINTR);
+    cr_assert_eq(rk_receive(&m, 0), RK_ETIMEOUT);
 }
 
 Test(actor, a_forked_child_gets_an_error)
@@ -607,6 +609,178 @@ Test(actor, a_forked_child_gets_an_error)
     int status = 0;
     waitpid(child, &status, 0);
     cr_assert_eq(WEXITSTATUS(status), 7);
+}
+
+Test(actor, watching_twice_tells_once_and_nobody_watches_himself)
+{
+    rk_message *m;
+    rk_pid pid = spawn(doubler, NULL, NULL, 0, RK_FULL_BLOCK);
+    cr_assert_eq(rk_monitor(pid), 0);
+    cr_assert_eq(rk_monitor(pid), 0);
+    cr_assert_eq(rk_monitor(rk_self()), RK_ESELF);
+    cr_assert_eq(rk_terminate(pid, NULL, -1), 0);
+    cr_assert_eq(rk_receive(&m, 5 * SECOND), 0);
+    rk_message_release(m);
+    cr_assert_eq(rk_receive(&m, 10000000), RK_ETIMEOUT);
+}
+
+/* Takes one message per token that the test puts into the gate. */
+static int stepper(void *arg)
+{
+    struct gate *gate = arg;
+    rk_message *m;
+    for (int taken = 0;; taken++) {
+        while (__atomic_load_n(&gate->open, __ATOMIC_SEQ_CST) <= taken) {
+            if (rk_should_terminate()) {
+                return 0;
+            }
+            usleep(100);
+        }
+        if (rk_receive(&m, -1) < 0) {
+            return 0;
+        }
+        gate->seen[gate->count] = value(m);
+        rk_message_release(m);
+        __atomic_add_fetch(&gate->count, 1, __ATOMIC_SEQ_CST);
+    }
+}
+
+static void *send_one(void *arg)
+{
+    return (void *)(intptr_t)rk_send(*(rk_pid *)arg, make(100, 128), 10 * SECOND);
+}
+
+Test(actor, a_blocked_sender_gets_the_first_free_place)
+{
+    static struct gate gate = {0};
+    void *code;
+    pthread_t thread;
+    rk_pid pid = spawn(stepper, &gate, NULL, 4, RK_FULL_BLOCK);
+    for (int i = 0; i < 4; i++) {
+        send_number(pid, i, 128);
+    }
+    pthread_create(&thread, NULL, send_one, &pid);
+    usleep(20000);
+    open_and_wait(&gate, 1); /* one message leaves, three stay: there is room for one */
+    pthread_join(thread, &code);
+    cr_assert_eq((intptr_t)code, 0);
+    cr_assert_eq(__atomic_load_n(&gate.count, __ATOMIC_SEQ_CST), 1);
+}
+
+Test(actor, depth_is_exact_when_bands_displace_each_other)
+{
+    static struct gate gate = {0};
+    rk_info info;
+    rk_pid pid = spawn(stepper, &gate, NULL, 4, RK_FULL_DROP_OLDEST);
+    static const int priorities[] = {200, 200, 10, 10, 128, 128, 128, 128, 230};
+    for (int i = 0; i < 9; i++) {
+        send_number(pid, i, priorities[i]);
+    }
+    cr_assert_eq(rk_inspect(pid, &info), 0);
+    cr_assert_eq(info.dropped, 5);
+    cr_assert_eq(info.depth[0] + info.depth[1] + info.depth[2] + info.depth[3], 4);
+    cr_assert_eq(info.depth[3], 1);
+    __atomic_store_n(&gate.open, 4, __ATOMIC_SEQ_CST);
+    open_and_wait(&gate, 1);
+    __atomic_store_n(&gate.open, 4, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&gate.count, __ATOMIC_SEQ_CST) < 4) {
+        usleep(100);
+    }
+    cr_assert_eq(rk_inspect(pid, &info), 0);
+    cr_assert_eq(info.depth[0] + info.depth[1] + info.depth[2] + info.depth[3], 0);
+}
+
+static int returns_soon(void *arg)
+{
+    (void)arg;
+    usleep(30000);
+    return 0;
+}
+
+Test(actor, deactivating_an_actor_that_ends_does_not_wait_for_a_border)
+{
+    rk_pid pid = spawn(returns_soon, NULL, NULL, 0, RK_FULL_BLOCK);
+    int code = rk_deactivate(pid);
+    cr_assert_eq(code, RK_EDEAD, "%d %s", code, rk_errdetail());
+}
+
+static int close_inside(void *arg)
+{
+    *(int *)arg = rk__runtime_close(rt);
+    return 0;
+}
+
+Test(actor, an_actor_cannot_close_its_own_runtime)
+{
+    int code = 0;
+    rk_message *m;
+    rk_pid pid = spawn(close_inside, &code, NULL, 0, RK_FULL_BLOCK);
+    cr_assert_eq(rk_monitor(pid), 0);
+    cr_assert_eq(rk_receive(&m, -1), 0);
+    rk_message_release(m);
+    cr_assert_eq(code, RK_ESELF);
+}
+
+static void *register_and_end(void *arg)
+{
+    cr_assert_eq(rk_register(rt, "passing", rk_self()), 0);
+    return arg;
+}
+
+Test(actor, a_name_ends_with_its_owner)
+{
+    pthread_t thread;
+    rk_pid found;
+    pthread_create(&thread, NULL, register_and_end, NULL);
+    pthread_join(thread, NULL);
+    cr_assert_eq(rk_whereis(rt, "passing", &found), RK_ENOENT);
+    cr_assert_eq(rk_register(rt, "passing", rk_self()), 0);
+    cr_assert_eq(rk_whereis(rt, "passing", &found), 0);
+    cr_assert_eq(found, rk_self());
+}
+
+Test(actor, a_message_that_was_received_can_be_sent_on)
+{
+    rk_pid pid = spawn(doubler, NULL, NULL, 0, RK_FULL_BLOCK);
+    rk_message *m, *answer, *again;
+    cr_assert_eq(rk_call(pid, make(4, 128), &answer, -1), 0);
+    cr_assert_eq(rk_call(pid, answer, &again, 5 * SECOND), 0, "%s", rk_errdetail());
+    cr_assert_eq(value(again), 16);
+    cr_assert_eq(rk_send(rk_self(), again, -1), 0);
+    cr_assert_eq(rk_receive(&m, 0), 0);
+    cr_assert_eq(value(m), 16);
+    rk_message_release(m);
+}
+
+static uint32_t awake_now(void)
+{
+    uint32_t sum = 0;
+    for (int cpu = 0; cpu < 64; cpu++) {
+        sum += rk__cpu_awake(cpu);
+    }
+    return sum;
+}
+
+Test(actor, threads_are_counted_out_as_they_end)
+{
+    int64_t n;
+    uint32_t before = awake_now();
+    for (int round = 0; round < 20; round++) {
+        rk_pid pid = spawn(doubler, NULL, NULL, 0, RK_FULL_BLOCK);
+        for (int i = 20; i < 120; i++) {
+            cr_assert_eq(call(pid, i, &n, 5 * SECOND), 0);
+            if (i % 10 == 0) {
+                usleep(500); /* both sides park */
+            }
+        }
+        cr_assert_eq(rk_deactivate(pid), 0);
+        cr_assert_eq(rk_reactivate(pid), 0);
+        cr_assert_eq(rk_terminate(pid, NULL, -1), 0);
+    }
+    for (int i = 0; i < 2000 && awake_now() != before; i++) {
+        usleep(1000); /* the last thread leaves after its pid is stale */
+    }
+    cr_assert_eq(awake_now(), before);
 }
 
 Test(actor, closing_stops_a_thousand)
