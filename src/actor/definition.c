@@ -119,7 +119,7 @@ int rk_launch(rk_runtime *rt, rk_pid *out, const char *name, const rk_options *o
     rk__definition *definition;
     rk__actor *a;
     if (rk__forked()) {
-        return rk__fail(RK_EFORK, "this process is a fork of one that used the runtime");
+        return rk__fork_error();
     }
     int code = rk__definition_get(name, &definition);
     if (code < 0) {

@@ -379,7 +379,7 @@ int rk_spawn_c(rk_runtime *rt, rk_pid *out, rk_actor_fn fn, void *arg, const rk_
     rk__actor *a;
     RK_CHECK(rt != NULL && fn != NULL, "rk_spawn_c needs a runtime and a function");
     if (rk__forked()) {
-        return rk__fail(RK_EFORK, "this process is a fork of one that used the runtime");
+        return rk__fork_error();
     }
     struct c_body *body = malloc(sizeof *body);
     if (body == NULL) {

@@ -13,7 +13,7 @@ int rk_inspect(rk_pid pid, rk_info *out)
 {
     rk__actor *a;
     rk_info info;
-    int code = rk__forked() ? RK_EFORK : rk__actor_get(pid, &a);
+    int code = rk__forked() ? rk__fork_error() : rk__actor_get(pid, &a);
     if (code < 0) {
         return code;
     }
@@ -55,7 +55,7 @@ size_t rk_actors(rk_runtime *rt, rk_pid *pids, size_t capacity)
 int rk_runtime_stats(rk_runtime *rt, rk_stats *out)
 {
     if (rk__forked()) {
-        return RK_EFORK;
+        return rk__fork_error();
     }
     memset(out, 0, sizeof *out);
     out->actors = __atomic_load_n(&rt->live, __ATOMIC_RELAXED);

@@ -175,6 +175,12 @@ static void give_up(rk__actor *a)
 
 static int check_options(const rk_options *options)
 {
+    if (options->size != sizeof *options) {
+        return rk__fail(RK_EINVAL,
+                        "rk_options has size %zu, this library expects %zu: start from "
+                        "RK_OPTIONS_INIT of the rk.h that belongs to it",
+                        options->size, sizeof *options);
+    }
     if (options->name != NULL && strlen(options->name) >= RK_NAME_MAX) {
         return rk__fail(RK_EINVAL, "the name \"%.20s...\" is longer than %d bytes", options->name,
                         RK_NAME_MAX - 1);
@@ -324,20 +330,20 @@ void rk__port_close(rk__actor *a)
 
 int rk_activate(rk_pid pid)
 {
-    return rk__forked() ? RK_EFORK : rk__actor_verb(pid, RK__ACTIVATE, NULL, -1);
+    return rk__forked() ? rk__fork_error() : rk__actor_verb(pid, RK__ACTIVATE, NULL, -1);
 }
 
 int rk_deactivate(rk_pid pid)
 {
-    return rk__forked() ? RK_EFORK : rk__actor_verb(pid, RK__DEACTIVATE, NULL, 5000000000);
+    return rk__forked() ? rk__fork_error() : rk__actor_verb(pid, RK__DEACTIVATE, NULL, 5000000000);
 }
 
 int rk_reactivate(rk_pid pid)
 {
-    return rk__forked() ? RK_EFORK : rk__actor_verb(pid, RK__REACTIVATE, NULL, -1);
+    return rk__forked() ? rk__fork_error() : rk__actor_verb(pid, RK__REACTIVATE, NULL, -1);
 }
 
 int rk_terminate(rk_pid pid, const char *reason, int64_t timeout)
 {
-    return rk__forked() ? RK_EFORK : rk__actor_verb(pid, RK__TERMINATE, reason, timeout);
+    return rk__forked() ? rk__fork_error() : rk__actor_verb(pid, RK__TERMINATE, reason, timeout);
 }

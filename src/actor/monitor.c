@@ -98,5 +98,5 @@ void rk__tell_watchers(rk__actor *a, rk_pid pid, const char *reason)
 int rk_monitor(rk_pid pid)
 {
     rk__actor *self = rk__self_get();
-    return self == NULL ? RK_EFORK : rk__watch(pid, rk__actor_pid(self));
+    return self == NULL ? rk__self_error() : rk__watch(pid, rk__actor_pid(self));
 }

@@ -137,7 +137,7 @@ void rk__names_free(rk_runtime *rt)
 int rk_register(rk_runtime *rt, const char *name, rk_pid pid)
 {
     rk__actor *a;
-    int code = rk__forked() ? RK_EFORK : rk__actor_get(pid, &a);
+    int code = rk__forked() ? rk__fork_error() : rk__actor_get(pid, &a);
     if (code == 0) {
         code = rk__name_set(rt, name, pid);
     }
@@ -153,5 +153,5 @@ int rk_register(rk_runtime *rt, const char *name, rk_pid pid)
 
 int rk_whereis(rk_runtime *rt, const char *name, rk_pid *out)
 {
-    return rk__forked() ? RK_EFORK : rk__name_get(rt, name, out);
+    return rk__forked() ? rk__fork_error() : rk__name_get(rt, name, out);
 }

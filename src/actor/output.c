@@ -114,7 +114,7 @@ int rk__output_take(rk_pid pid, rk_message **out, int64_t deadline)
     rk__actor *self = rk__self_get();
     char text[RK_PID_TEXT];
     if (self == NULL) {
-        return RK_EFORK;
+        return rk__self_error();
     }
     for (;;) {
         rk_message *reply, *ticket = rk__room_ticket(self);
@@ -160,6 +160,6 @@ void rk__output_free(rk__actor *a)
 int rk_output(rk_runtime *rt, const char *name, rk_message **out, int64_t timeout)
 {
     rk_pid pid;
-    int code = rk__forked() ? RK_EFORK : rk__name_get(rt, name, &pid);
+    int code = rk__forked() ? rk__fork_error() : rk__name_get(rt, name, &pid);
     return code < 0 ? code : rk__output_take(pid, out, rk__deadline(timeout));
 }

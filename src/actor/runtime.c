@@ -35,6 +35,12 @@ static void install_fork_handler(void)
     pthread_atfork(NULL, NULL, mark_child);
 }
 
+int rk__fork_error(void)
+{
+    return rk__fail(RK_EFORK, "this process is a fork of one that used the runtime: open a runtime "
+                              "after fork, or call exec");
+}
+
 void rk__fork_guard(void)
 {
     pthread_once(&fork_once, install_fork_handler);
@@ -130,11 +136,16 @@ static rk_runtime *object_new(void)
 
 int rk__runtime_open(rk_runtime **out, const rk_config *config)
 {
-    RK_CHECK(config->size == sizeof *config, "start from RK_CONFIG_INIT");
+    if (config->size != sizeof *config) {
+        return rk__fail(RK_EINVAL,
+                        "rk_config has size %zu, this library expects %zu: start from "
+                        "RK_CONFIG_INIT of the rk.h that belongs to it",
+                        config->size, sizeof *config);
+    }
     rk__fork_guard();
     rk__actor *owner = rk__self_get();
     if (owner == NULL) {
-        return rk__forked() ? RK_EFORK : RK_ENOMEM;
+        return rk__forked() ? rk__fork_error() : RK_ENOMEM;
     }
     rk_runtime *rt = object_new();
     if (rt == NULL) {
@@ -173,9 +184,10 @@ static void stop_one(rk_runtime *rt, rk_pid pid)
         rk__log(RK__LOG_WARN, text, "did not stop in %.1f s: killing it",
                 (double)rt->stop_timeout / 1e9);
         if (rk__actor_kill(pid, "killed: runtime closed", KILL_GRACE) == RK_ETIMEOUT) {
-            rk__log(RK__LOG_ERROR, text,
-                    "cannot be stopped: it is inside a C function that does not return; its thread "
-                    "and the runtime's memory are left behind");
+            rk__log(
+                RK__LOG_ERROR, text,
+                "cannot be stopped: its code does not come back to the runtime (a C function, or "
+                "a finalizer); its thread and the runtime's memory are left behind");
         }
     }
 }
@@ -210,6 +222,9 @@ static void unlist(rk_runtime *rt)
 int rk__runtime_close(rk_runtime *rt)
 {
     rk__actor *self = rk__self_peek();
+    if (rk__forked()) {
+        return rk__fork_error();
+    }
     if (self != NULL && self->runtime == rt) {
         return rk__fail(RK_ESELF, "an actor cannot close the runtime it runs in");
     }
@@ -272,7 +287,7 @@ static bool idle(void *arg)
 int rk_wait(rk_runtime *rt, int64_t timeout)
 {
     if (rk__forked()) {
-        return RK_EFORK;
+        return rk__fork_error();
     }
     bool done = rk__runtime_wait(rt, idle, rt, rk__deadline(timeout));
     if (__atomic_exchange_n(&rt->interrupted, 0, __ATOMIC_SEQ_CST) != 0) {

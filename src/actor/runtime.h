@@ -64,6 +64,12 @@ static inline bool rk__forked(void)
     return __builtin_expect(rk__forked_flag, 0);
 }
 void rk__fork_guard(void); /* installs the handler, once */
+int rk__fork_error(void);  /* RK_EFORK with its sentence */
+/* Why rk__self_get gave NULL: RK_EFORK or RK_ENOMEM, its sentence is set. */
+static inline int rk__self_error(void)
+{
+    return rk__forked() ? RK_EFORK : RK_ENOMEM;
+}
 
 /* Names. set: RK_EEXIST. drop: only when the name still belongs to pid. */
 int rk__name_set(rk_runtime *rt, const char *name, rk_pid pid);

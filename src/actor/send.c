@@ -398,7 +398,7 @@ int rk_send(rk_pid to, rk_message *m, int64_t timeout)
     if (code < 0) {
         return code;
     }
-    return self == NULL ? RK_EFORK : rk__send(self, to, m, rk__deadline(timeout));
+    return self == NULL ? rk__self_error() : rk__send(self, to, m, rk__deadline(timeout));
 }
 
 /* Sends the request and waits. */
@@ -427,7 +427,7 @@ int rk_call(rk_pid to, rk_message *m, rk_message **answer, int64_t timeout)
     RK_CHECK(m != NULL && answer != NULL, "rk_call needs a message and a place for the answer");
     rk__actor *self = rk__self_get();
     rk_message *reply;
-    int code = self == NULL ? RK_EFORK : own(m);
+    int code = self == NULL ? rk__self_error() : own(m);
     if (code == 0 && to == rk__actor_pid(self)) {
         code = rk__fail(RK_ESELF, "an actor that calls itself would wait for ever");
     }
@@ -451,7 +451,7 @@ int rk_reply(rk_message *request, rk_message *answer)
     rk__actor *self = rk__self_get();
     RK_CHECK(request != NULL && answer != NULL, "rk_reply needs a request and an answer");
     if (self == NULL) {
-        return RK_EFORK;
+        return rk__self_error();
     }
     if (!(request->flags & RK__RECEIVED) || request->flags & RK__ANSWERED) {
         return rk__fail(RK_EINVAL, request->flags & RK__ANSWERED

@@ -54,8 +54,7 @@ rk__actor *rk__self_get(void)
         return a;
     }
     if (rk__forked()) {
-        rk__fail(RK_EFORK, "this process is a fork of one that used the runtime: open it after "
-                           "fork, or call exec");
+        rk__fork_error();
         return NULL;
     }
     pthread_once(&port_once, make_key);
@@ -303,7 +302,7 @@ int rk_receive_if(rk_message **out, bool (*accept)(const rk_message *m, void *ar
     int64_t deadline = rk__deadline(timeout);
     uint64_t seen = 0;
     if (self == NULL) {
-        return RK_EFORK;
+        return rk__self_error();
     }
     for (;;) {
         rk__border(self);
@@ -341,7 +340,7 @@ int rk_sleep(int64_t duration)
     rk__actor *self = rk__self_get();
     int64_t deadline = rk__deadline(duration);
     if (self == NULL) {
-        return RK_EFORK;
+        return rk__self_error();
     }
     for (;;) {
         take_stops(self);

@@ -66,6 +66,8 @@ void rk__signals_open(lua_State *L)
     sigemptyset(&action.sa_mask);
     sigaddset(&action.sa_mask, SIGINT);
     sigaddset(&action.sa_mask, SIGTERM);
+    sigaddset(&action.sa_mask, SIGHUP);
+    sigaction(SIGHUP, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
 }
@@ -76,7 +78,7 @@ static int explain(lua_State *L)
 {
     if (caught) {
         rk__lua_host_calm(host);
-        lua_pushstring(L, caught == SIGTERM ? "terminated" : "interrupted");
+        lua_pushstring(L, caught == SIGINT ? "interrupted" : "terminated");
         lua_replace(L, 1);
     }
     return rk__lua_explain(L);
@@ -106,6 +108,7 @@ bool rk__signals_wait(int fd)
     sigemptyset(&ours);
     sigaddset(&ours, SIGINT);
     sigaddset(&ours, SIGTERM);
+    sigaddset(&ours, SIGHUP);
     /* Blocked until ppoll waits, so that a signal just before it is not slept through. */
     pthread_sigmask(SIG_BLOCK, &ours, &before);
     while (!caught && ppoll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, NULL, &before) < 0 &&

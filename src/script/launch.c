@@ -4,6 +4,7 @@
  * Threads: the state's own.
  */
 #include "script/launch.h"
+#include "script/scheduler.h"
 
 #include <lualib.h>
 #include <stdlib.h>
@@ -325,12 +326,29 @@ enum { WAIT_RUNTIME = 1, WAIT_DEADLINE = 2, WAIT_PAUSE = 3, WAIT_TOP = 3 };
 
 /* Looks whether everything has stopped, between sleeps of 1 ms growing to 50 ms: they are sleeps of
  * the scheduler, so timers, forks and dead letters of this state go on meanwhile. */
+/* A signal ends the wait, not the script: it has done its work. */
+static int signalled(lua_State *L, rk__lua_host *host)
+{
+    rk__lua_host_calm(host);
+    lua_sethook(L, NULL, 0, 0);
+    if (host->self->runtime == NULL) {
+        rk__runtime_calm(host->self);
+    }
+    return rk__lua_fail(L, rk__fail(RK_EINTR, "interrupted"));
+}
+
 static int wait_more(lua_State *L, int status, lua_KContext slept)
 {
-    (void)status;
+    rk__lua_host *host = rk__lua_host_of(L);
     for (;; slept = 1) {
-        if (slept && lua_type(L, -1) == LUA_TSTRING) {
-            return 3; /* nil, text, code: stopped or interrupted */
+        if (status != LUA_OK && status != LUA_YIELD) {
+            if (!host->interrupted || host->killed) {
+                return lua_error(L);
+            }
+            return signalled(L, host);
+        }
+        if (slept && lua_type(L, -1) == LUA_TSTRING) { /* nil, text, code: stopped or interrupted */
+            return host->interrupted && !host->killed ? signalled(L, host) : 3;
         }
         lua_settop(L, WAIT_TOP);
         int64_t deadline = (int64_t)lua_tointeger(L, WAIT_DEADLINE);
@@ -341,7 +359,7 @@ static int wait_more(lua_State *L, int status, lua_KContext slept)
             return 1;
         }
         if (rc != RK_ETIMEOUT || left == 0) {
-            return rk__lua_fail(L, rc);
+            return rc == RK_EINTR && !host->killed ? signalled(L, host) : rk__lua_fail(L, rc);
         }
         lua_Number pause = lua_tonumber(L, WAIT_PAUSE), seconds = (lua_Number)left / 1e9;
         lua_pushnumber(L, pause * 1.5 < 0.05 ? pause * 1.5 : 0.05);
@@ -350,7 +368,7 @@ static int wait_more(lua_State *L, int status, lua_KContext slept)
         lua_getfield(L, -1, "rk");
         lua_getfield(L, -1, "sleep");
         lua_pushnumber(L, left > 0 && seconds < pause ? seconds : pause);
-        lua_callk(L, 1, 3, 1, wait_more);
+        status = lua_pcallk(L, 1, 3, 0, 1, wait_more);
     }
 }
 

@@ -603,7 +603,8 @@ Test(actor, a_forked_child_gets_an_error)
         rk_message *m;
         rk_pid pid;
         int ok = rk_self() == RK_NOBODY && rk_receive(&m, 0) == RK_EFORK &&
-                 rk_spawn_c(rt, &pid, doubler, NULL, NULL) == RK_EFORK;
+                 rk_spawn_c(rt, &pid, doubler, NULL, NULL) == RK_EFORK &&
+                 rk__runtime_close(rt) == RK_EFORK && strstr(rk_errdetail(), "fork") != NULL;
         _exit(ok ? 7 : 1);
     }
     int status = 0;
@@ -781,6 +782,18 @@ Test(actor, threads_are_counted_out_as_they_end)
         usleep(1000); /* the last thread leaves after its pid is stale */
     }
     cr_assert_eq(awake_now(), before);
+}
+
+Test(actor, structs_of_another_version_are_refused)
+{
+    rk_options options = RK_OPTIONS_INIT;
+    rk_config config = RK_CONFIG_INIT;
+    rk_runtime *other;
+    rk_pid pid;
+    options.size--;
+    config.size++;
+    cr_assert_eq(rk_spawn_c(rt, &pid, doubler, NULL, &options), RK_EINVAL);
+    cr_assert_eq(rk__runtime_open(&other, &config), RK_EINVAL);
 }
 
 Test(actor, closing_stops_a_thousand)
