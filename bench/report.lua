@@ -58,7 +58,7 @@ local function facts(cpus)
     cores = tonumber(output_of("nproc --all")),
     virtual = info:find("%shypervisor%s") ~= nil,
     cpus = cpus,
-    kernel = read("/proc/sys/kernel/osrelease"):match("%S+"),
+    kernel = read("/proc/sys/kernel/osrelease"):match("^[%d.]+"),
     compiler = output_of((os.getenv "CC" or "cc") .. " --version"),
     revision = output_of("git describe --always --dirty"),
     load = read("/proc/loadavg"):match("%S+ %S+ %S+"),

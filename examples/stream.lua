@@ -7,17 +7,22 @@
 --   --window N      values the kernel remembers of each series, 8 to 64 (64)
 --   --threshold Z   the robust z-score above which a value is an anomaly (3.5; this machine: 10)
 --   --all           print every anomaly and malformed row, not only the first 20 of each; of this
---                   machine's anomalies, also those that follow another one of their series
+--                   machine's anomalies, also those right after another one of their series
 --
--- An empty field is a missing value. A row that cannot be read is reported with its line, and none
--- of it is used. A quoted field ends on its line.
+-- Any number of columns: each instance of the kernel keeps 256 series, and as many are launched as
+-- it takes. An empty field is a missing value. A timestamp is a number or a date with or without a
+-- time and a zone (2024-01-02, 2024-01-02T03:04:05.678+01:00, 2024-01-02 03:04:05Z); without a zone
+-- it counts as UTC. A row whose timestamp is before that of the row above it is used and counted as
+-- out of order. A row that cannot be read is reported with its line, and none of it is used. A
+-- quoted field ends on its line.
 local rk = require "rk"
 local anomaly = require "rk.kernels.anomaly"
 local Measurement = anomaly.Measurement
 
-local MOST_SERIES    = 256       -- what kernels/anomaly.cu keeps
 local MOST_IN_FLIGHT = 64        -- messages sent ahead of their verdicts while a file is read
+local MOST_OF_A_ROW  = 256       -- the same for a row that is answered before the next one is read
 local SHOWN          = 20        -- anomalies and malformed rows that are printed
+local MOST_SCORE     = 1000      -- larger scores only say that the window hardly moved
 local SECONDS, PERIOD = 5, 0.001 -- how long this machine is watched, and how often
 
 -- Options ----------------------------------------------------------------------------------------
@@ -83,38 +88,62 @@ end
 -- The stream: measurements go out with send, verdicts come back as mail --------------------------
 
 local runtime <close> = rk.runtime()
-local kernel = runtime:spawn "anomaly"
-rk.monitor(kernel)
 
 local names = {}                    -- of the series
-local sent, answered = 0, 0         -- messages; the last sequence number of each direction
+local kernels = {}                  -- the first keeps the first anomaly.SERIES series, and so on
+local sent, answered = 0, 0         -- messages
 local in_flight = MOST_IN_FLIGHT    -- how far sent may be ahead
-local sent_at, sent_where = {}, {}  -- of the messages in flight
+local under_way = {}                -- by sequence number: series, when and where it was sent
+local latest = {}                   -- the sequence number of each kernel's last verdict
 local found, found_in = 0, {}       -- anomalies, and how many in which series
+local following = 0                 -- those right after another one, which are not in `found`
 local shown, last_odd = 0, {}       -- how many were printed; the row of each series' latest
-local calm = 0                      -- rows without one after which a series' next is printed
-local count = { lines = 0, rows = 0, blank = 0, malformed = 0, missing = 0, refused = 0, late = 0 }
+local calm = 0                      -- rows without one after which a series' next is a new one
+local floors = {}                   -- the least distance from the median that matters, by series
+local count = { lines = 0, rows = 0, blank = 0, malformed = 0, missing = 0, refused = 0, late = 0,
+  backwards = 0 }
 
-local function take(verdict)
-  local slot, name = verdict.sequence % in_flight, names[verdict.series + 1]
-  record(rk.now() - sent_at[slot])
-  answered = answered + 1
-  if verdict.sequence ~= answered then
-    error(("verdict %d came instead of %d"):format(verdict.sequence, answered), 0)
+local function score_text(score)
+  if math.abs(score) == anomaly.FAR then
+    return "all values before were equal"
+  elseif math.abs(score) > MOST_SCORE then
+    return score > 0 and ("score >%d"):format(MOST_SCORE) or ("score <-%d"):format(MOST_SCORE)
   end
+  return ("score %+.1f"):format(score)
+end
+
+local function take_anomaly(series, verdict, where)
+  local fresh = count.rows - (last_odd[series] or -math.huge) >= calm
+  last_odd[series] = count.rows
+  if fresh then
+    found, found_in[series] = found + 1, (found_in[series] or 0) + 1
+  else
+    following = following + 1
+  end
+  if options.all or fresh and shown < SHOWN then
+    shown = shown + 1
+    print(("%s  %s = %.7g  (median %.7g, %s)"):format(where, names[series], verdict.value,
+      verdict.median, score_text(verdict.score)))
+  end
+end
+
+-- Each message has one verdict, and those of one kernel come in the order of their messages.
+local function take(verdict)
+  local sequence = verdict.sequence
+  local message = under_way[sequence] or error(("no message %d is under way"):format(sequence), 0)
+  local series = message.series
+  local owner = (series - 1) // anomaly.SERIES + 1
+  if sequence <= latest[owner] or verdict.series ~= (series - 1) % anomaly.SERIES then
+    error(("verdict %d came after %d"):format(sequence, latest[owner]), 0)
+  end
+  record(rk.now() - message.at)
+  under_way[sequence], latest[owner], answered = nil, sequence, answered + 1
   if not verdict.accepted then
     count.refused = count.refused + 1
-    print(("%s  %s = %g was refused by the kernel"):format(sent_where[slot], name, verdict.value))
-  elseif verdict.anomaly then
-    local fresh = count.rows - (last_odd[name] or -math.huge) >= calm
-    found, found_in[name], last_odd[name] = found + 1, (found_in[name] or 0) + 1, count.rows
-    if options.all or fresh and shown < SHOWN then
-      shown = shown + 1
-      local odd = math.abs(verdict.score) < 1e9 and ("score %+.1f"):format(verdict.score)
-        or "all values before were equal"
-      print(("%s  %s = %.7g  (median %.7g, %s)"):format(sent_where[slot], name, verdict.value,
-        verdict.median, odd))
-    end
+    print(("%s  %s = %g was refused by the kernel"):format(message.where, names[series],
+      verdict.value))
+  elseif verdict.anomaly and math.abs(verdict.value - verdict.median) >= (floors[series] or 0) then
+    take_anomaly(series, verdict, message.where)
   end
 end
 
@@ -127,7 +156,7 @@ local function take_verdicts(rest)
       return
     elseif not mail then
       error("no verdict from the kernel within 5 s: " .. tostring(why), 0)
-    elseif mail.type ~= "Verdict" then -- "down": the kernel died
+    elseif mail.type ~= "Verdict" then -- "down": a kernel died
       error("the kernel ended: " .. tostring(mail.reason), 0)
     end
     take(mail)
@@ -137,9 +166,9 @@ end
 local function send(series, value, where)
   take_verdicts(in_flight - 1)
   sent = sent + 1
-  local slot = sent % in_flight
-  sent_where[slot], sent_at[slot] = where, rk.now()
-  assert(kernel:send(Measurement { series = series - 1, sequence = sent, value = value }))
+  under_way[sent] = { series = series, where = where, at = rk.now() }
+  local owner, place = (series - 1) // anomaly.SERIES + 1, (series - 1) % anomaly.SERIES
+  assert(kernels[owner]:send(Measurement { series = place, sequence = sent, value = value }))
 end
 
 -- CSV --------------------------------------------------------------------------------------------
@@ -187,6 +216,55 @@ local function number(text)
   return value and math.abs(value) < math.huge and value + 0.0 or nil
 end
 
+-- Days from 1970-01-01 in the Gregorian calendar, or nil when there is no such day.
+local function days(year, month, day)
+  local leap = year % 4 == 0 and (year % 100 ~= 0 or year % 400 == 0)
+  local lengths = { 31, leap and 29 or 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31 }
+  if day < 1 or day > (lengths[month] or 0) then
+    return nil
+  end
+  for i = 1, month - 1 do
+    day = day + lengths[i]
+  end
+  local before = year - 1
+  return before * 365 + before // 4 - before // 100 + before // 400 + day - 719163
+end
+
+-- Seconds of hh:mm, hh:mm:ss or hh:mm:ss.fraction, or nil; a leap second is the 60th.
+local function time_of_day(text)
+  local hour, minute, rest = text:match("^(%d%d):(%d%d)(.*)$")
+  local second = rest == "" and 0 or tonumber((rest or ""):match("^:(%d%d)$")
+    or (rest or ""):match("^:(%d%d%.%d+)$"))
+  if hour and second and tonumber(hour) < 24 and tonumber(minute) < 60 and second < 61 then
+    return hour * 3600 + minute * 60 + second
+  end
+end
+
+-- Seconds east of UTC, or nil.
+local function offset(zone)
+  local sign, hour, minute = zone:match("^([+-])(%d%d):(%d%d)$")
+  if zone == "" or zone == "Z" then
+    return 0
+  elseif sign and tonumber(hour) < 24 and tonumber(minute) < 60 then
+    return (hour * 3600 + minute * 60) * (sign == "-" and -1 or 1)
+  end
+end
+
+-- What a timestamp is in numbers, or nil.
+local function instant(text)
+  local year, month, day, rest = text:match("^%s*(%d%d%d%d)%-(%d%d)%-(%d%d)(.-)%s*$")
+  if not year then
+    return number(text)
+  end
+  local date = days(math.tointeger(year), math.tointeger(month), math.tointeger(day))
+  if not date or rest == "" then
+    return date and date * 86400
+  end
+  local clock, zone = rest:match("^[T ]([%d:.]+)(.*)$")
+  local time, east = clock and time_of_day(clock), zone and offset(zone)
+  return time and east and date * 86400 + time - east
+end
+
 local function read_header(line)
   if not line then
     return nil, "is empty; the first line should name a timestamp column and columns of numbers"
@@ -196,8 +274,6 @@ local function read_header(line)
     return nil, "has a malformed header: " .. why
   elseif #fields < 2 then
     return nil, "has one column; a timestamp column and at least one of numbers are needed"
-  elseif #fields - 1 > MOST_SERIES then
-    return nil, ("has %d series; the kernel keeps at most %d"):format(#fields - 1, MOST_SERIES)
   end
   local numbers = 0
   for i = 2, #fields do
@@ -210,7 +286,8 @@ local function read_header(line)
   return true
 end
 
--- The numbers of a row (false: missing) and its timestamp, or nil and what is wrong.
+-- The numbers of a row (false: missing), its timestamp as it is and in numbers, or nil and what is
+-- wrong.
 local function read_row(line)
   local fields, why = split(line)
   if not fields then
@@ -218,7 +295,10 @@ local function read_row(line)
   elseif #fields ~= #names + 1 then
     return nil, ("%d columns, the header has %d"):format(#fields, #names + 1)
   end
-  local row = {}
+  local row, when = {}, instant(fields[1])
+  if not when then
+    return nil, ("'%s' is not a timestamp"):format(fields[1])
+  end
   for i, name in ipairs(names) do
     local text = fields[i + 1]
     local value = not text:find("^%s*$") and number(text)
@@ -227,7 +307,7 @@ local function read_row(line)
     end
     row[i] = value
   end
-  return row, fields[1]
+  return row, fields[1], when
 end
 
 -- Lines without their ends, counted.
@@ -260,6 +340,27 @@ local function send_row(row, timestamp)
   end
 end
 
+-- Streams all lines, and takes what verdicts there are until at most `rest` are awaited after each.
+local function stream_lines(next_line, rest)
+  local before = -math.huge
+  for line in next_line do
+    if line == "" then
+      count.blank = count.blank + 1
+    else
+      count.rows = count.rows + 1
+      local row, detail, when = read_row(line)
+      if row then
+        count.backwards = count.backwards + (when < before and 1 or 0)
+        before = when
+        send_row(row, detail)
+      else
+        malformed(detail)
+      end
+    end
+    take_verdicts(rest)
+  end
+end
+
 -- Reads the header and gives what streams the rest. What arrives in a pipe is answered row by row,
 -- a file is read on while its verdicts are on their way.
 local function open_csv(path)
@@ -276,22 +377,9 @@ local function open_csv(path)
   if not fine then
     give_up(1, "%s %s", title, why)
   end
-  in_flight = path == "-" and #names or MOST_IN_FLIGHT
+  in_flight = path == "-" and math.min(#names, MOST_OF_A_ROW) or MOST_IN_FLIGHT
   return title, function()
-    for line in next_line do
-      if line == "" then
-        count.blank = count.blank + 1
-      else
-        count.rows = count.rows + 1
-        local row, detail = read_row(line)
-        if row then
-          send_row(row, detail)
-        else
-          malformed(detail)
-        end
-      end
-      take_verdicts(path == "-" and 0 or in_flight)
-    end
+    stream_lines(next_line, path == "-" and 0 or in_flight)
   end
 end
 
@@ -311,20 +399,22 @@ local function each_interface()
     .. "%s+%d+%s+(%d+)")
 end
 
--- The series: name and, for counters, what turns their rate per second into the unit.
+-- The series: name, what turns a rate per second into its unit, and the floor: what is nearer to
+-- the median does not matter, however still the window was. All are rates: a level such as free
+-- memory wanders, and next to a window of 64 ms each of its steps would be far away.
 local function machine_series()
   local stat = slurp("/proc/stat") or give_up(1, "no /proc/stat here: name a CSV file")
   local _, cpus = stat:gsub("\ncpu%d", "")
   local series = {
-    { "cpu busy %", 1 / cpus },           -- in units of 1/100 s
-    { "context switches/s", 1 },
-    { "interrupts/s", 1 },
-    { "memory available MiB" },           -- no counter
+    { "cpu busy %", 1 / cpus, 25 },       -- in units of 1/100 s
+    { "context switches/s", 1, 2000 },
+    { "interrupts/s", 1, 1000 },
+    { "memory available MiB/s", 1 / 1024, 200 },
   }
   for name, received in each_interface() do
     if received ~= "0" and #series < 20 then
-      series[#series + 1] = { name .. " received B/s", 1, interface = name }
-      series[#series + 1] = { name .. " sent B/s", 1, interface = name }
+      series[#series + 1] = { name .. " received B/s", 1, 1e5, interface = name }
+      series[#series + 1] = { name .. " sent B/s", 1, 1e5, interface = name }
     end
   end
   return series
@@ -339,7 +429,7 @@ local function read_machine(series)
     user + nice + system + irq + softirq + steal,
     tonumber(stat:match("\nctxt (%d+)")),
     tonumber(stat:match("\nintr (%d+)")),
-    slurp("/proc/meminfo"):match("MemAvailable:%s*(%d+)") / 1024,
+    tonumber(slurp("/proc/meminfo"):match("MemAvailable:%s*(%d+)")),
   }
   local bytes = {}
   for name, received, transmitted in each_interface() do
@@ -372,7 +462,7 @@ end
 local function open_machine()
   local series = machine_series()
   for i, one in ipairs(series) do
-    names[i] = one[1]
+    names[i], floors[i] = one[1], one[3]
   end
   in_flight, calm = #names, 64 -- one anomaly here makes its smoothed successors odd, too
   options.threshold = options.threshold or BURSTS
@@ -382,10 +472,7 @@ local function open_machine()
     for now in each_tick(SECONDS, PERIOD) do
       local values, weight = read_machine(series), 1 - math.exp((earlier - now) / SMOOTHING)
       for i, one in ipairs(series) do
-        local value = values[i]
-        if one[2] then
-          value = (value - before[i]) / (now - earlier) * one[2]
-        end
+        local value = (values[i] - before[i]) / (now - earlier) * one[2]
         smooth[i] = (smooth[i] or value) + weight * (value - (smooth[i] or value))
         send(i, smooth[i], ("%.3f s"):format(now))
       end
@@ -398,12 +485,18 @@ end
 
 -- The main program -------------------------------------------------------------------------------
 
-local function configure()
-  local wanted = { window = options.window or 64, threshold = options.threshold or 3.5 }
-  local ack = wanted.threshold > 0 and kernel:call(anomaly.Configure(wanted))
-  if not ack or not ack.accepted then
-    give_up(2, "--window is 8 to 64 and --threshold above 0, not %g and %g", wanted.window,
-      wanted.threshold)
+-- As many kernels as the series need, and their settings.
+local function launch()
+  local wanted = { window = options.window or anomaly.WINDOW, threshold = options.threshold or 3.5 }
+  local ack
+  for i = 1, (#names - 1) // anomaly.SERIES + 1 do
+    kernels[i], latest[i] = runtime:spawn("anomaly", { name = "anomaly " .. i }), 0
+    rk.monitor(kernels[i])
+    ack = wanted.threshold > 0 and kernels[i]:call(anomaly.Configure(wanted))
+    if not ack or not ack.accepted then
+      give_up(2, "--window is 8 to %d and --threshold above 0, not %g and %g", anomaly.WINDOW,
+        wanted.window, wanted.threshold)
+    end
   end
   return ack
 end
@@ -416,14 +509,14 @@ end
 -- The series with most anomalies.
 local function worst_series()
   local order = {}
-  for name in pairs(found_in) do
-    order[#order + 1] = name
+  for series in pairs(found_in) do
+    order[#order + 1] = series
   end
   table.sort(order, function(a, b)
     return found_in[a] == found_in[b] and a < b or found_in[a] > found_in[b]
   end)
-  for i, name in ipairs(order) do
-    order[i] = name .. " " .. found_in[name]
+  for i, series in ipairs(order) do
+    order[i] = names[series] .. " " .. found_in[series]
   end
   return table.concat(order, ", ", 1, math.min(#order, 4)) .. (#order > 4 and ", ..." or "")
 end
@@ -439,22 +532,24 @@ local function summarize(seconds)
   print(("points      %s verdicts for %s values of %d series in %.2f s: %s points/s"):format(
     grouped(answered), grouped(sent), #names, seconds, grouped(answered / seconds // 1)))
   if options.source then
-    print(("rows        %s, and %d malformed, %d blank; %d values missing, %d refused"):format(
-      grouped(count.rows - count.malformed), count.malformed, count.blank, count.missing,
-      count.refused))
+    print(("rows        %s, and %d malformed, %d blank; %d values missing, %d refused; "
+      .. "%d out of order"):format(grouped(count.rows - count.malformed), count.malformed,
+      count.blank, count.missing, count.refused, count.backwards))
   else
     print(("ticks       %s, and %d left out because they came a whole period late"):format(
       grouped(count.rows), count.late))
   end
   print(("round trip  p50 %.1f us, p99 %.1f us, from send to verdict, up to %d in flight"):format(
     percentile(0.50, answered), percentile(0.99, answered), in_flight))
-  print(("anomalies   %d%s%s"):format(found, found > 0 and ": " or "", worst_series()))
+  print(("anomalies   %d%s%s"):format(found, found > 0 and ": " or "", worst_series())
+    .. (following > 0 and ("; %d more values right after one"):format(following) or ""))
 end
 
 local title, stream = (options.source and open_csv or open_machine)(options.source)
-local settings = configure()
-print(("%s -> ring kernel on %s: %d series, window %d, threshold %g"):format(title,
-  runtime:device(), #names, settings.window, settings.threshold))
+local settings = launch()
+print(("%s -> %s on %s: %d series, window %d, threshold %g"):format(title,
+  #kernels == 1 and "ring kernel" or #kernels .. " ring kernels", runtime:device(), #names,
+  settings.window, settings.threshold))
 
 -- Printed whatever ends the stream, Ctrl-C too.
 local start = rk.now()

@@ -733,6 +733,12 @@ RK_FN void rk__reply_close(rk_ctx *ctx)
 #define rk_reply_begin(ctx, T) ((T *)rk__reply_open(ctx, rk_type_##T, (uint32_t)sizeof(T)))
 #define rk_reply_end(ctx)      rk__reply_close(ctx)
 
+/* Topics belong to a later version: a sentence instead of a guess. */
+#define rk_publish(...)                                                                            \
+    do {                                                                                           \
+        RK_ABI_ASSERT(0, "rk_publish: topics come with a later version; use rk_send");             \
+    } while (0)
+
 /* ---- log and failure ------------------------------------------------------------------------ */
 
 enum rk_log_level { RK_LOG_DEBUG, RK_LOG_INFO, RK_LOG_WARN, RK_LOG_ERROR };

@@ -51,7 +51,9 @@ local rk = {}
 
 ---Defines a message type, or finds it: the same schema again gives the same type, another schema
 ---raises. Field types: bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 uuid pid, arrays "f32[64]",
----"string[32]", "bytes[256]", the name of another type, and any (MessagePack, host actors only).
+---"string[32]", "bytes[256]", the name of another type, and any (any Lua value,
+---packed into up to 1000 bytes; "any[n]" for another limit; host actors only).
+---The number is the most the field holds: up to 65536 elements or bytes; a struct has up to 1 MiB.
 ---Without fields: looks the type up; nil, message, code when there is none.
 ---@param name string
 ---@param fields? table<string, string>
@@ -114,17 +116,20 @@ function rk.unpack(bytes) end
 ---What rk.actor and rk.kernel give: may be launched and spawned like its name, and stays what it is
 ---when the name is defined again.
 ---@class rk.definition
+---@field name string
+---@field kind "c" | "lua" | "kernel"
 
 ---@class rk.handlers
 ---@field init? fun(self: table, ...) with the arguments of spawn; its failure is spawn's
 ---@field call? table<string, fun(self: table, ...): any> entries by name, or by message type name
 ---@field cast? table<string, fun(self: table, ...)> the same without an answer
----@field info? fun(self: table, message: any, from: rk.pid?) everything else
----@field terminate? fun(self: table, reason: string) last
+---@field info? fun(self: table, message: any, from: rk.pid?): any the rest; nil: a caller gets ENOREPLY
+---@field terminate? fun(self: table, reason: string) last; the reason has no traceback
 
 ---Registers an actor definition. A function is the body and gets ctx and the arguments of spawn; what
 ---it returns is the exit reason. A string names a module that gives a function or handler table. Each
----actor has a Lua state of its own: functions go there with their upvalues as copies.
+---actor has a Lua state of its own: functions go there with their upvalues as copies; globals
+---of the script do not go (`rk` is a global there, too): use locals, args or require.
 ---@param name string
 ---@param definition fun(ctx: rk.ctx, ...): any | rk.handlers | string
 ---@return rk.definition
@@ -149,6 +154,13 @@ function rk.actor(name, definition) end
 ---@param options rk.kernel_options
 ---@return rk.definition
 function rk.kernel(name, options) end
+
+---Compiles a registered kernel into the folder, in the form that is found without a compiler: for
+---builds that ship compiled kernels. Nothing is launched.
+---@param name string
+---@param folder string
+---@return true?, string? message, string? code
+function rk.precompile(name, folder) end
 
 ---------------------------------------------------------------------------------------------------
 -- Runtimes
@@ -308,7 +320,6 @@ function runtime:close() end
 ---An actor's handle: prints as <1.7 "counter">, may be compared, kept, sent in messages.
 ---@class rk.pid
 ---@field name string?
----@field state string?
 ---@field kind string?
 ---@field alive boolean
 local pid = {}
@@ -336,9 +347,29 @@ function pid:call(message, ...) end
 ---@return any answer, string? message, string? code
 function pid:try_call(message, ...) end
 
----The same actor for one call with this timeout: pid:timeout(0.1):call("get").
+---What pid:timeout gives: the actor for sends and calls with this timeout.
+---@class rk.timeout
+local timed = {}
+
+---As pid:send.
+---@return true?, string? message, string? code
+function timed:send(message) end
+
+---As pid:cast.
+---@return true?, string? message, string? code
+function timed:cast(name, ...) end
+
+---As pid:call.
+---@return any answer
+function timed:call(message, ...) end
+
+---As pid:try_call.
+---@return any answer, string? message, string? code
+function timed:try_call(message, ...) end
+
+---The same actor for calls with this timeout: pid:timeout(0.1):call("get").
 ---@param seconds number
----@return rk.pid
+---@return rk.timeout
 function pid:timeout(seconds) end
 
 ---Asks to stop and waits; after timeout (5 s) the actor is killed.
@@ -369,6 +400,12 @@ function pid:reactivate() end
 
 ---@return rk.info?, string? message, string? code
 function pid:info() end
+
+---The state of a ring kernel whose definition has a schema for it, as a message: pid:state().total.
+---The actor that asks waits for a message border of the kernel, at most 5 s.
+---Of other actors nil, a message, "EUNSUPPORTED". Where it is in its life says pid:info().state.
+---@return rk.msg?, string? message, string? code
+function pid:state() end
 
 ---What the body of an actor gets first, and a handler table as self.ctx.
 ---@class rk.ctx

@@ -98,7 +98,8 @@ RK_API const char *rk_pid_format(rk_pid pid, char text[RK_PID_TEXT]);
 /* ---- message types ------------------------------------------------------------------------ */
 
 /* A field: its name, and its type in the words of DESIGN §5: "bool" "i8".."u64" "f32" "f64" "uuid"
- * "pid", arrays "f32[64]", "string[32]", "bytes[256]", or the name of a message type. */
+ * "pid", arrays "f32[64]", "string[32]", "bytes[256]", the name of a message type, or "any"
+ * ("any[n]": a MessagePack value of up to n bytes, 1000 when not said; host actors only). */
 typedef struct rk_field {
     const char *name;
     const char *type;
@@ -149,7 +150,8 @@ RK_API void rk_message_id(rk_message *m, uint8_t id[16]);
 RK_API bool rk_message_correlation(const rk_message *m, uint8_t id[16]);
 
 /* Fields by name; "inner.x" reaches into nested types. Values are checked against the field.
- * RK_ENOENT lists the fields, RK_ETYPE, RK_ERANGE. Strings and bytes: copies on set; get borrows
+ * RK_ENOENT lists the fields, RK_ETYPE, RK_ERANGE. Strings and bytes (an `any` field: one whole
+ * MessagePack value, else RK_EFORMAT): copies on set; get borrows
  * from the message. Arrays: `values` is an array of the element's C type. thread: owner only */
 RK_API int rk_set_int(rk_message *m, const char *field, int64_t value);
 RK_API int rk_set_number(rk_message *m, const char *field, double value);

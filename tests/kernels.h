@@ -153,11 +153,12 @@ HELPER void until_state(rk_pid pid, enum rk_state state)
     }
 }
 
-HELPER uint64_t received_by(rk_pid pid)
+/* Messages that no handler has begun, wherever they wait. */
+HELPER uint32_t waiting_for(rk_pid pid)
 {
     rk_info info;
     OK(rk_inspect(pid, &info));
-    return info.received;
+    return info.depth[0] + info.depth[1] + info.depth[2];
 }
 
 HELPER void open_gate(gate_words *g)

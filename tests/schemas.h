@@ -41,7 +41,10 @@ static inline void random_field_type(dice *d, char text[96], const rk_type *cons
                                           "u32",  "u64", "f32", "f64", "uuid", "pid"};
     const char *scalar = scalars[below(d, 13)];
     uint32_t n = below(d, 8) ? 1 + below(d, 20) : 1 + below(d, 400);
-    switch (below(d, 8)) {
+    switch (below(d, 9)) {
+    case 8:
+        snprintf(text, 96, n % 2 ? "any[%u]" : "any", n);
+        break;
     case 0:
         snprintf(text, 96, "string[%u]", n);
         break;
@@ -135,6 +138,40 @@ static inline void random_element(dice *d, const rk__fielddef *f, uint8_t *at)
     memcpy(at, bits, f->element);
 }
 
+/* Writes a MessagePack value, never nil, of at most `room` bytes (1 or more); returns its size. */
+static inline uint32_t random_any(dice *d, uint8_t *at, uint32_t room, int depth)
+{
+    uint32_t size = 1, items = room > 1 ? below(d, room < 16 ? room : 16) : 0;
+    switch (below(d, 4)) {
+    case 0:
+        at[0] = 0xcf;
+        if (room < 9) {
+            break;
+        }
+        for (int i = 1; i < 9; i++) {
+            at[i] = (uint8_t)(roll(d) | (i == 1 ? 0x80 : 0));
+        }
+        return 9;
+    case 1:
+        at[0] = (uint8_t)(0xa0 | items);
+        memset(at + 1, 'x', items);
+        return 1 + items;
+    case 2:
+        if (depth == 16) {
+            break;
+        }
+        at[0] = (uint8_t)(0x90 | items);
+        for (uint32_t left = items; left; left--) { /* one byte is kept for each that follows */
+            size += random_any(d, at + size, room - size - (left - 1), depth + 1);
+        }
+        return size;
+    default:
+        break;
+    }
+    at[0] = (uint8_t)below(d, 128);
+    return 1;
+}
+
 static inline void random_struct(dice *d, const rk_type *type, uint8_t *base)
 {
     for (uint32_t i = 0; i < type->field_count; i++) {
@@ -142,6 +179,11 @@ static inline void random_struct(dice *d, const rk_type *type, uint8_t *base)
         uint32_t count = 1;
         if (f->kind == RK__NESTED) {
             random_struct(d, f->nested, base + f->offset);
+            continue;
+        }
+        if (f->kind == RK__ANY) {
+            count = below(d, 4) ? random_any(d, base + f->offset, f->capacity, 0) : 0;
+            memcpy(base + f->count_offset, &count, 4);
             continue;
         }
         if (f->count_offset != UINT32_MAX) {

@@ -6,23 +6,33 @@
 --   call.TYPE(self, msg, from)  a typed message whose sender waits for an answer
 --   cast.NAME, cast.TYPE        the same without an answer
 --   info(self, msg, from)       everything else; when somebody waits, what it returns (not nil)
---                               is the answer
+--                               is the answer, and without one the caller hears ENOREPLY
 --   terminate(self, reason)     last: after a stop request, and after a handler failed
 --
--- `self` is a table of the actor's own, self.ctx its context. A call handler that gives rk.noreply
--- answers later: it keeps self.ctx.request and somebody calls self.ctx:reply(request, answer). One
--- handler runs at a time, also while it waits. A handler that fails fails the actor, and its caller
+-- `self` is a table of the actor's own, self.ctx its context. A handler that gives rk.noreply to a
+-- caller answers later: it keeps self.ctx.request and somebody calls self.ctx:reply(request, answer).
+-- One handler runs at a time, also while it waits. A handler that fails fails the actor, and its caller
 -- gets the error.
 --
 -- `core` is server.c: next, answer, refuse, started, noreply, ctx.
 
 local tostring, type, xpcall, error = tostring, type, xpcall, error
 
+-- An error that is no string, as the exit reason shows it.
+local function describe(err)
+  if err == nil then
+    return "nil error"
+  elseif type(err) == "table" and not (getmetatable(err) or {}).__tostring then
+    return "error object: " .. require("rk.pretty").format(err)
+  end
+  return tostring(err)
+end
+
 local function trace(err)
   if type(err) == "string" then
     return debug.traceback(err, 2)
   end
-  return tostring(err)
+  return describe(err)
 end
 
 local function known(entries)
@@ -45,9 +55,11 @@ return function(core, handlers, ...)
     end
   end
 
-  -- The actor fails with its handler; terminate gets its chance, but cannot change the reason.
+  -- The actor fails with its handler; terminate gets its chance, but cannot change the reason. The
+  -- traceback behind the message is for the log.
   local function fail(reason)
-    xpcall(end_with, trace, reason)
+    local cut = reason:find("\nstack traceback:", 1, true)
+    xpcall(end_with, trace, cut and reason:sub(1, cut - 1) or reason)
     error(reason, 0)
   end
 
@@ -72,7 +84,9 @@ return function(core, handlers, ...)
 
   local function informed(waits, ok, value)
     if waits and ok and value == nil then
-      return true -- it may answer later
+      refuse("ENOREPLY", "info of this actor saw the request and gave no answer"
+        .. " (it returned neither a value nor rk.noreply)")
+      return true
     elseif waits then
       return called(ok, value)
     end

@@ -46,6 +46,7 @@ static void add_flags(const struct variant *v, const char **flags, size_t *count
                                          "-Wall",
                                          "-Werror=implicit-function-declaration",
                                          "-Werror=int-conversion",
+                                         "-Werror=return-type",
                                          "-Werror=incompatible-pointer-types"};
     for (size_t i = 0; i < sizeof common / sizeof *common; i++) {
         flags[(*count)++] = common[i];

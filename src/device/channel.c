@@ -35,6 +35,8 @@
 #include "base/log.h"
 #include "base/sanitizer.h"
 #include "device/instance.h"
+#include "device/logline.h"
+#include "message/type.h"
 
 CK_RING_PROTOTYPE(slot, rk_slot)
 
@@ -91,6 +93,9 @@ static void seize(uint32_t *lock)
 static bool has_room(rk__channel *c)
 {
     uint32_t next = c->next_token;
+    if (__atomic_load_n(&c->broken, __ATOMIC_RELAXED)) {
+        return false; /* mail stays where the failure's end refuses it */
+    }
     if (next - c->released_seen < c->limit) {
         return true;
     }
@@ -165,18 +170,12 @@ static void hand_over(rk__channel *c, rk_message *m, uint32_t type)
     }
 }
 
-static void count_received(rk__actor *a, rk_message *m)
-{
-    __atomic_store_n(&a->received, a->received + 1, __ATOMIC_RELAXED);
-    m->flags |= RK__RECEIVED;
-}
-
 /* Takes m out of the mailbox's books; true: it went to the device. */
 static bool take(rk__channel *c, rk_message *m)
 {
     rk__kernel_actor *k = c->kernel;
     rk__mailbox_credit(&k->actor->mailbox, m);
-    count_received(k->actor, m);
+    m->flags |= RK__RECEIVED;
     uint32_t type = type_index(k->kernel, m->body->type);
     if (type == k->kernel->accepts) {
         refuse(k, m);
@@ -231,7 +230,7 @@ static bool offer(rk__channel *c, rk_message *m)
         return false;
     }
     m->flags &= (uint16_t)~RK__CREDITED;
-    count_received(k->actor, m);
+    m->flags |= RK__RECEIVED;
     hand_over(c, m, type);
     k->backend->wake(k);
     rk__devices_stir(k->runtime);
@@ -307,30 +306,81 @@ static rk_message *message_of(rk__channel *c, const rk_slot *slot)
     return m;
 }
 
+/* One writer: the holder of the drain lock. */
+static void count(uint64_t *counter, uint32_t by)
+{
+    __atomic_store_n(counter, *counter + by, __ATOMIC_RELAXED);
+}
+
+/* A field that says it has more elements than fit, nested ones included; NULL: there is none. */
+static const rk__fielddef *overfull(const rk_type *type, const uint8_t *payload, uint32_t *elements)
+{
+    for (uint32_t i = 0; i < type->field_count; i++) {
+        const rk__fielddef *f = &type->fields[i];
+        const rk__fielddef *found = NULL;
+        if (f->count_offset != UINT32_MAX) {
+            memcpy(elements, payload + f->count_offset, sizeof *elements);
+            found = *elements > f->capacity ? f : NULL;
+        } else if (f->kind == RK__NESTED) {
+            found = overfull(f->nested, payload + f->offset, elements);
+        }
+        if (found != NULL) {
+            return found;
+        }
+    }
+    return NULL;
+}
+
+/* Whether the counts of what a kernel made are within bounds; says in `text` what is not. A slot
+ * whose message is out of memory (NULL) is sound. */
+static bool is_sound(rk__channel *c, const rk_message *m, const char *what, char text[256])
+{
+    const rk_type *type = m != NULL ? m->body->type : NULL;
+    uint32_t elements;
+    const rk__fielddef *f = type != NULL ? overfull(type, m->body->payload, &elements) : NULL;
+    if (f == NULL) {
+        return true;
+    }
+    snprintf(text, 256, "ring kernel \"%.60s\": %s %s: field '%s' has %u elements, at most %u",
+             c->kernel->actor->name, what, type->name, f->name, elements, f->capacity);
+    count(&c->kernel->actor->failed, 1);
+    return false;
+}
+
 static void on_reply(rk__channel *c, const rk_slot *slot)
 {
     rk_message *request = request_of(c, slot);
+    char text[256];
     if (request == NULL || request->flags & RK__ANSWERED) {
         return; /* a second answer: the first one counts */
     }
-    rk__reply(c->kernel->actor, request, message_of(c, slot));
-}
-
-static void count_sent(rk__actor *a)
-{
-    __atomic_store_n(&a->sent, a->sent + 1, __ATOMIC_RELAXED);
+    rk__actor *a = c->kernel->actor;
+    rk_message *answer = message_of(c, slot);
+    if (!is_sound(c, answer, "reply", text)) {
+        rk__delivery_free(answer);
+        rk__log(RK__LOG_ERROR, NULL, "%s", text);
+        answer = rk__message_error(RK_EHANDLER, text);
+    }
+    count(&a->sent, 1);
+    rk__reply(a, request, answer);
 }
 
 static void on_send(rk__channel *c, const rk_slot *slot)
 {
     rk_message *m = message_of(c, slot);
+    char text[256];
+    if (!is_sound(c, m, "message", text)) {
+        rk__log(RK__LOG_ERROR, NULL, "%s: it is not sent", text);
+        rk__delivery_free(m);
+        return;
+    }
     if (m == NULL) {
         rk__log(RK__LOG_ERROR, c->kernel->actor->name, "no memory for a message: it is lost");
         return;
     }
     m->from = c->kernel->pid;
     m->priority = slot->priority;
-    count_sent(c->kernel->actor);
+    count(&c->kernel->actor->sent, 1);
     rk__post_or_bury(slot->peer, m); /* a device never waits for room */
 }
 
@@ -356,91 +406,13 @@ static void on_forward(rk__channel *c, const rk_slot *slot)
     twin->sent = request->sent;
     twin->correlation = request->correlation;
     request->flags |= RK__ANSWERED;
-    count_sent(c->kernel->actor);
+    count(&c->kernel->actor->sent, 1);
     rk__post_or_bury(slot->peer, twin);
-}
-
-/* ---- drain: log lines ----------------------------------------------------------------------- */
-
-typedef struct numbers {
-    const rk_log_record *record;
-    uint32_t used;
-} numbers;
-
-static double next_double(numbers *n)
-{
-    const rk_log_record *r = n->record;
-    uint32_t i = n->used++;
-    if (i >= r->count) {
-        return 0;
-    }
-    return r->floating >> i & 1 ? r->numbers[i].d : (double)r->numbers[i].i;
-}
-
-static long long next_integer(numbers *n)
-{
-    const rk_log_record *r = n->record;
-    uint32_t i = n->used++;
-    if (i >= r->count) {
-        return 0;
-    }
-    if (!(r->floating >> i & 1)) {
-        return r->numbers[i].i;
-    }
-    double d = r->numbers[i].d;
-    return d >= -9.2e18 && d <= 9.2e18 ? (long long)d : 0;
-}
-
-/* One conversion after '%', with flags, width and precision, whatever the number's real type is;
- * returns how much of the format it used. */
-static size_t convert(rk__strbuf *out, const char *format, size_t size, numbers *n)
-{
-    char spec[16] = "%", text[400] = "";
-    size_t at = 0, used = 1;
-    for (; at < size && strchr("-+ #0123456789.", format[at]) != NULL; at++) {
-        if (used < 8) {
-            spec[used++] = format[at];
-        }
-    }
-    while (at < size && strchr("lhz", format[at]) != NULL) {
-        at++;
-    }
-    char kind = at < size ? format[at++] : '%';
-    if (kind == 'c') {
-        rk__strbuf_addc(out, (char)next_integer(n));
-    } else if (strchr("diuxXo", kind) != NULL) {
-        memcpy(spec + used, (char[]){'l', 'l', kind, '\0'}, 4);
-        snprintf(text, sizeof text, spec, next_integer(n));
-    } else if (strchr("fFgGeEaA", kind) != NULL) {
-        spec[used] = kind;
-        snprintf(text, sizeof text, spec, next_double(n));
-    } else {
-        rk__strbuf_addc(out, kind);
-    }
-    rk__strbuf_adds(out, text);
-    return at;
 }
 
 static void on_log(rk__channel *c, const rk_slot *slot)
 {
-    rk_log_record record;
-    rk__strbuf text = RK__STRBUF_INIT;
-    char who[RK_PID_TEXT];
-    const char *payload = payload_of(c, slot);
-    memcpy(&record, payload, sizeof record);
-    numbers n = {&record, 0};
-    const char *format = payload + sizeof record;
-    rk_assert(record.text + sizeof record <= slot->size && record.count <= RK_LOG_NUMBERS);
-    for (size_t i = 0; i < record.text;) {
-        if (format[i] == '%') {
-            i += 1 + convert(&text, format + i + 1, record.text - i - 1, &n);
-        } else {
-            rk__strbuf_addc(&text, format[i++]);
-        }
-    }
-    rk__log((enum rk__level)record.level, rk_pid_format(c->kernel->pid, who), "%s",
-            text.failed || text.bytes == NULL ? "" : text.bytes);
-    rk__strbuf_free(&text);
+    rk__kernel_log(c->kernel->pid, payload_of(c, slot), slot->size);
 }
 
 /* ---- drain: the round ----------------------------------------------------------------------- */
@@ -449,10 +421,15 @@ static void on_fail(rk__channel *c, const rk_slot *slot)
 {
     rk_message *request = slot->token == RK_TOKEN_NONE ? NULL : request_of(c, slot);
     rk__actor *a = c->kernel->actor;
-    __atomic_store_n(&a->failed, a->failed + 1, __ATOMIC_RELAXED);
+    count(&a->failed, 1);
+    count(&a->received, request != NULL);
     if (c->failure == NULL) {
         c->failure = strndup(payload_of(c, slot), slot->size);
     }
+    /* Before the answer: who has it finds the actor FAILED, and hands nothing more to the device.
+     */
+    __atomic_store_n(&c->broken, 1, __ATOMIC_RELAXED);
+    rk__actor_set_state(a, RK_FAILED);
     if (request != NULL && request->flags & RK__CALL && !(request->flags & RK__ANSWERED)) {
         rk__reply(a, request,
                   rk__message_error(RK_EHANDLER, c->failure != NULL ? c->failure : "failed"));
@@ -553,6 +530,8 @@ static void release_finished(rk__channel *c, uint32_t end)
 static void drain_round(rk__channel *c)
 {
     uint32_t end = finished(c);
+    count(&c->kernel->actor->received, end - c->handled); /* before anybody has the answers */
+    c->handled = end;
     empty_outbox(c);
     release_finished(c, end);
 }
@@ -587,7 +566,8 @@ int rk__channel_prepare(rk__channel *c, rk__kernel_actor *kernel, uint32_t limit
     c->kernel = kernel;
     c->limit = limit;
     c->mask = size - 1;
-    c->next_token = c->released_seen = c->released = 0;
+    c->next_token = c->released_seen = c->released = c->handled = 0;
+    __atomic_store_n(&c->broken, 0, __ATOMIC_RELAXED);
     c->failure = NULL;
     __atomic_store_n(&c->attention, 0, __ATOMIC_RELAXED);
     c->inflight = calloc(size, sizeof *c->inflight);

@@ -28,6 +28,8 @@ typedef struct rk__channel {
     /* Written by the holder of the drain lock. */
     uint32_t drain_lock __attribute__((aligned(64)));
     uint32_t released; /* atomic: tokens below are finished and released */
+    uint32_t handled;  /* tokens below are counted as received */
+    uint32_t broken;   /* atomic: a handler has failed, nothing more is handed over */
     char *failure;     /* text of rk_fail; under the drain lock */
 } rk__channel;
 

@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
@@ -20,7 +21,13 @@
 #include "base/topology.h"
 #include "device/compiler.h"
 
-enum { OUTPUT_MAX = 64 << 10, ARGUMENTS_MAX = RK__COMPILER_WORDS + RK__COMPILER_FLAGS + 16 };
+enum {
+    OUTPUT_MAX = 64 << 10,
+    ARGUMENTS_MAX = RK__COMPILER_WORDS + RK__COMPILER_FLAGS + 16,
+    LOOK_PERIOD = 20,   /* ms between looks for an interrupt */
+    WAIT_PERIOD = 1000, /* us between looks for the end of the compiler */
+    END_TURNS = 500     /* of WAIT_PERIOD that an interrupted compiler gets to tidy up */
+};
 
 /* ---- finding one ---------------------------------------------------------------------------- */
 
@@ -141,19 +148,37 @@ static char **plain_environment(void)
     return copy;
 }
 
-/* Reads to the end, keeps the first part. */
-static void read_output(int fd, rk__strbuf *out)
+/* As in rk__wait: a port is interrupted once, an actor for good. */
+static bool interrupted(void)
+{
+    rk__actor *self = rk__self_peek();
+    /* Pairs with whoever interrupts. */
+    if (self == NULL || !__atomic_load_n(&self->interrupted, __ATOMIC_SEQ_CST)) {
+        return false;
+    }
+    if (self->runtime == NULL) {
+        rk__runtime_calm(self);
+    }
+    return true;
+}
+
+/* Reads to the end, keeps the first part; false: interrupted. */
+static bool read_output(int fd, rk__strbuf *out)
 {
     char chunk[4096];
+    struct pollfd ready = {.fd = fd, .events = POLLIN};
     for (;;) {
+        if (interrupted()) {
+            return false;
+        }
+        if (poll(&ready, 1, LOOK_PERIOD) <= 0) {
+            continue; /* time to look, or a signal */
+        }
         ssize_t n = read(fd, chunk, sizeof chunk);
-        if (n < 0 && errno == EINTR) {
-            continue;
+        if (n == 0 || (n < 0 && errno != EINTR)) {
+            return true;
         }
-        if (n <= 0) {
-            return;
-        }
-        if (out->size < OUTPUT_MAX) {
+        if (n > 0 && out->size < OUTPUT_MAX) {
             rk__strbuf_add(out, chunk, (size_t)n);
         }
     }
@@ -174,7 +199,8 @@ static int start(pid_t *child, char *const *arguments, char *const *environment,
     posix_spawnattr_init(&attributes);
     posix_spawnattr_setsigmask(&attributes, &none);
     posix_spawnattr_setsigdefault(&attributes, &all);
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
+                                              POSIX_SPAWN_SETPGROUP); /* a group of its own */
     bool known = sched_getaffinity(0, sizeof pinned, &pinned) == 0;
     rk__affinity_restore(); /* the child inherits what this thread has now */
     int error = posix_spawn(child, arguments[0], &files, &attributes, arguments, environment);
@@ -186,14 +212,40 @@ static int start(pid_t *child, char *const *arguments, char *const *environment,
     return error;
 }
 
-static bool wait_for(pid_t child, int *status)
+/* 1: the status is known; 0: it is not; RK_EINTR. A compiler that says no more ends soon. */
+static int wait_for(pid_t child, int *status)
 {
-    while (waitpid(child, status, 0) < 0) {
-        if (errno != EINTR) {
-            return false; /* the program around us reaps all children: judge by the result file */
+    for (;;) {
+        pid_t ended = waitpid(child, status, WNOHANG);
+        if (ended == child) {
+            return 1;
         }
+        if (ended < 0 && errno != EINTR) {
+            return 0; /* the program around us reaps all children: judge by the result file */
+        }
+        if (interrupted()) {
+            return RK_EINTR;
+        }
+        usleep(WAIT_PERIOD);
     }
-    return true;
+}
+
+/* The compiler's group: cc is only the parent of those that work. SIGTERM lets it remove its
+ * temporary files. */
+static int end_child(pid_t child)
+{
+    int status;
+    bool ended = false;
+    kill(-child, SIGTERM);
+    for (int i = 0; i < END_TURNS && !ended; i++) {
+        usleep(WAIT_PERIOD);
+        ended = waitpid(child, &status, WNOHANG) != 0;
+    }
+    if (!ended) {
+        kill(-child, SIGKILL);
+        while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+    }
+    return rk__fail(RK_EINTR, "interrupted while the compiler was running");
 }
 
 /* 0: it succeeded; 1: it did not, and `output` has what it said; negative: it could not run. */
@@ -214,14 +266,24 @@ static int run(const char **arguments, const char *result, rk__strbuf *output)
         errno = error;
         return rk__fail_errno(RK_EIO, "cannot run %s", arguments[0]);
     }
-    read_output(ends[0], output);
+    bool whole = read_output(ends[0], output);
     close(ends[0]);
-    bool known = wait_for(child, &status);
+    int known = whole ? wait_for(child, &status) : RK_EINTR;
+    if (known < 0) {
+        return end_child(child);
+    }
     if (known && WIFSIGNALED(status)) {
         return rk__fail(RK_EIO, "%s was ended by signal %d (%s)", arguments[0], WTERMSIG(status),
                         strsignal(WTERMSIG(status)));
     }
-    return (known && WEXITSTATUS(status)) || access(result, R_OK) < 0;
+    bool failed = (known && WEXITSTATUS(status)) || access(result, R_OK) < 0;
+    if (failed && output->size == 0) {
+        rk__strbuf_addf(output,
+                        "%s ended with exit status %d, printed nothing and made no output; "
+                        "is it a C compiler? (RK_CC chooses another)",
+                        arguments[0], known ? WEXITSTATUS(status) : -1);
+    }
+    return failed;
 }
 
 static size_t add_words(const rk__compiler *c, const char **arguments)
@@ -264,7 +326,9 @@ static void explain_type(const char *line, size_t size, rk__strbuf *out)
         at += 8;
         size_t length =
             strspn(at, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789");
-        rk__strbuf_addf(out, "  (%.*s is not among the accepts and replies of this kernel)\n",
+        const char *place = memmem(line, size, ": error:", 8);
+        rk__strbuf_add(out, line, place ? (size_t)(place - line) : 0);
+        rk__strbuf_addf(out, ": %.*s is not among the accepts and replies of this kernel\n",
                         (int)length, at);
     }
 }
@@ -274,9 +338,9 @@ static void filter(const rk__strbuf *said, const rk__kernel *kernel, rk__strbuf 
     for (const char *line = said->bytes; line && *line;) {
         size_t size = strcspn(line, "\n");
         if (is_about_user(line, size, kernel)) {
+            explain_type(line, size, out);
             rk__strbuf_add(out, line, size);
             rk__strbuf_addc(out, '\n');
-            explain_type(line, size, out);
         }
         line += size + (line[size] == '\n');
     }

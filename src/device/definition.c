@@ -9,6 +9,7 @@
  * Threads: any. The registry of definitions has its own lock.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,7 +40,6 @@ static void free_kernel(rk__definition *definition)
     free(k->source_name);
     free(k->types);
     free_fields(k->state_fields, k->state ? k->state->field_count : 0);
-    free((rk_type *)k->state);
     rk__source_free(&k->source);
     free(k);
 }
@@ -138,6 +138,12 @@ static int add_types(rk__kernel *k, const rk_type *const *types, size_t count, c
             return rk__fail(RK_EINVAL, "kernel \"%s\": %s has no type at position %zu",
                             k->base.name, what, i + 1);
         }
+        if (types[i]->host_only) {
+            return rk__fail(RK_ETYPE,
+                            "kernel \"%s\": message type '%s' has a field of type any, which is "
+                            "host only; kernels take scalars, arrays, string and bytes",
+                            k->base.name, types[i]->name);
+        }
         if (has_type(k, types[i])) {
             continue;
         }
@@ -223,6 +229,45 @@ static int match_handlers(const rk__kernel *k)
 
 /* ---- state and numbers ---------------------------------------------------------------------- */
 
+/* Types of states, which messages may hold on to: like all types they are never freed, and a
+ * definition that is made again finds the one it had. */
+struct state_type {
+    rk_type *layout, message; /* differ in their names */
+    struct state_type *next;
+    char name[RK_NAME_MAX + 8];
+};
+
+static pthread_mutex_t state_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct state_type *state_types; /* under state_lock */
+
+/* takes layout. NULL: out of memory */
+static const struct state_type *keep_state_type(const char *kernel, rk_type *layout)
+{
+    char name[RK_NAME_MAX + 8];
+    snprintf(name, sizeof name, "%s.state", kernel);
+    pthread_mutex_lock(&state_lock);
+    struct state_type *s = state_types;
+    while (s &&
+           (strcmp(s->name, name) != 0 || strcmp(s->layout->canonical, layout->canonical) != 0)) {
+        s = s->next;
+    }
+    bool known = s != NULL;
+    s = known ? s : calloc(1, sizeof *s);
+    if (s && !known) {
+        memcpy(s->name, name, sizeof name);
+        s->layout = layout;
+        s->message = *layout;
+        s->message.name = s->name;
+        s->next = state_types;
+        state_types = s;
+    }
+    pthread_mutex_unlock(&state_lock);
+    if (!s || known) {
+        free(layout);
+    }
+    return s;
+}
+
 static int take_state(rk__kernel *k, const rk_kernel *options)
 {
     rk_type *type;
@@ -239,7 +284,18 @@ static int take_state(rk__kernel *k, const rk_kernel *options)
     if (rc < 0) {
         return rk__fail_prefix(rc, "kernel \"%s\": state", k->base.name);
     }
-    k->state = type;
+    if (type->host_only) {
+        free(type);
+        return rk__fail(RK_ETYPE,
+                        "kernel \"%s\": state has a field of type any, which is host only",
+                        k->base.name);
+    }
+    const struct state_type *kept = keep_state_type(k->base.name, type);
+    if (!kept) {
+        return no_memory(k->base.name);
+    }
+    k->state = kept->layout;
+    k->state_message = &kept->message;
     k->state_fields = calloc(count, sizeof *k->state_fields);
     bool failed = !k->state_fields;
     for (size_t i = 0; !failed && i < count; i++) {

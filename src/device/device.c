@@ -6,9 +6,10 @@
  *
  * Watchdog. It samples what each block is busy with (enum rk_busy) and how many handlers it has
  * begun: the same pair for longer than handler_timeout is one handler that hangs, and is reported
- * once. It looks every half handler_timeout while something goes on. When nothing did since the
- * last look it sleeps without a deadline until a pump stirs it: it stores `asleep`, then looks for
- * messages under way once more (rk__park_wait has a full fence in between); the pump counts its
+ * once. While something goes on anywhere it looks every half of the shortest handler_timeout of all
+ * instances; one that enters ends the wait, which may be too long for it. When nothing did since
+ * the last look it sleeps without a deadline until a pump stirs it: it stores `asleep`, then looks
+ * for messages under way once more (rk__park_wait has a full fence in between); the pump counts its
  * message, has a full fence in its wake, then loads `asleep`. One of them sees the other.
  *
  * Threads that end hand their handle over and are joined by the next thread that is started, or by
@@ -42,10 +43,12 @@ typedef struct devices {
     pthread_mutex_t lock;
     device_thread *ended;        /* under lock */
     rk__kernel_actor *instances; /* under lock */
+    uint32_t arrivals;           /* atomic: how often an instance entered */
     /* Watchdog. */
     bool watching; /* under lock */
     pthread_t watchdog;
     rk__park park;
+    uint32_t seen;    /* `arrivals` at the last look; watchdog only */
     uint32_t asleep;  /* atomic */
     uint32_t closing; /* atomic */
 } devices;
@@ -158,24 +161,34 @@ static bool look(rk__kernel_actor *k, uint32_t i)
     return true;
 }
 
+/* RK_ON_START or RK_ON_STOP is still to run: no message announces them. */
+static bool changes(const rk_block *block)
+{
+    /* Pair with the releases in loop_status and the back end's command. */
+    uint32_t status = __atomic_load_n(&block->status, __ATOMIC_ACQUIRE);
+    uint32_t command = __atomic_load_n(&block->command, __ATOMIC_ACQUIRE);
+    return status == RK_STATUS_NEW || (command >= RK_COMMAND_STOP && status < RK_STATUS_STOPPED);
+}
+
 /* Looks at everything; returns how long it may wait for the next time, RK__FOREVER: nothing to do.
  */
 static int64_t round_of(devices *d)
 {
-    int64_t tick = RK__FOREVER;
+    int64_t shortest = RK__FOREVER;
+    bool stirs = false;
     pthread_mutex_lock(&d->lock);
+    d->seen = d->arrivals;
     for (rk__kernel_actor *k = d->instances; k != NULL; k = k->next) {
-        bool stirs = k->module->entry->every_count > 0;
         int64_t half = k->kernel->handler_timeout / 2;
+        stirs |= k->module->entry->every_count > 0;
         for (uint32_t i = 0; i < k->grid; i++) {
             stirs |= look(k, i);
+            stirs |= changes(&k->blocks[i]);
         }
-        if (stirs && half < tick) {
-            tick = half;
-        }
+        shortest = half < shortest ? half : shortest;
     }
     pthread_mutex_unlock(&d->lock);
-    return tick < TICK_MIN ? TICK_MIN : tick;
+    return !stirs ? RK__FOREVER : shortest < TICK_MIN ? TICK_MIN : shortest;
 }
 
 static bool closing(void *arg)
@@ -184,11 +197,19 @@ static bool closing(void *arg)
     return __atomic_load_n(&d->closing, __ATOMIC_ACQUIRE) != 0; /* pairs with close_devices */
 }
 
+/* Out of a sleep until the next tick, which was reckoned without those who came since. */
+static bool outdated(void *arg)
+{
+    devices *d = arg;
+    /* Pairs with rk__devices_enter. */
+    return closing(d) || __atomic_load_n(&d->arrivals, __ATOMIC_ACQUIRE) != d->seen;
+}
+
 /* Out of a sleep without a deadline. */
 static bool stirred(void *arg)
 {
     devices *d = arg;
-    bool found = closing(d) || !__atomic_load_n(&d->asleep, __ATOMIC_SEQ_CST);
+    bool found = outdated(d) || !__atomic_load_n(&d->asleep, __ATOMIC_SEQ_CST);
     pthread_mutex_lock(&d->lock);
     for (rk__kernel_actor *k = d->instances; k != NULL && !found; k = k->next) {
         found = rk__channel_under_way(&k->channel) > 0;
@@ -204,7 +225,7 @@ static void *watch(void *arg)
     while (!closing(d)) {
         int64_t tick = round_of(d);
         if (tick != RK__FOREVER) {
-            rk__park_wait(&d->park, closing, d, rk__now() + tick);
+            rk__park_wait(&d->park, outdated, d, rk__now() + tick);
         } else {
             /* seq_cst: pairs with rk__devices_stir, see the head. */
             __atomic_store_n(&d->asleep, 1, __ATOMIC_SEQ_CST);
@@ -233,6 +254,7 @@ void rk__devices_enter(rk__kernel_actor *k)
     pthread_mutex_lock(&d->lock);
     k->next = d->instances;
     d->instances = k;
+    __atomic_store_n(&d->arrivals, d->arrivals + 1, __ATOMIC_RELEASE); /* pairs with outdated */
     if (!d->watching) {
         d->watching = create(&d->watchdog, PTHREAD_STACK_MIN + 65536, watch, d) == 0;
         if (!d->watching) {
@@ -241,7 +263,7 @@ void rk__devices_enter(rk__kernel_actor *k)
         }
     }
     pthread_mutex_unlock(&d->lock);
-    rk__devices_stir(k->runtime);
+    rk__park_notify(&d->park);
 }
 
 void rk__devices_leave(rk__kernel_actor *k)

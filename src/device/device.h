@@ -47,8 +47,9 @@ typedef struct rk__kernel {
     int source_line;
     const rk_type **types; /* accepts, then replies (each once) */
     uint32_t accepts, type_count;
-    rk_field *state_fields; /* schema of the state, or NULL */
-    const rk_type *state;   /* anonymous struct type of the schema, or NULL */
+    rk_field *state_fields;       /* schema of the state, or NULL */
+    const rk_type *state;         /* struct type of the schema as handlers see it, or NULL */
+    const rk_type *state_message; /* the same with a name for readers: "summer.state" */
     uint32_t block, grid, queue_size, cpu_threads;
     int64_t handler_timeout;
     enum rk_full full;
@@ -118,6 +119,10 @@ extern const rk__backend rk__backend_cpu;
 /* rk__definition.launch of ring kernels. RK_EINVAL, RK_EEXIST, RK_ECOMPILE, RK_ENOMEM... */
 int rk__kernel_launch(rk_runtime *rt, rk__definition *definition, const rk_options *options,
                       rk__actor **out);
+/* A copy of the state of an instance whose definition has a state schema, taken between two
+ * messages; the type of the message is called "NAME.state". RK_EUNSUPPORTED: no schema, or no ring
+ * kernel; RK_EDEAD; RK_ETIMEOUT: no message border within 5 s. gives. thread: any. blocks: yes */
+int rk__kernel_read_state(rk_pid pid, rk_message **out);
 
 /* ---- device.c ---- */
 

@@ -13,7 +13,7 @@
  * keeps name, slot and memory until it is terminated. The phase decides under `lock` who that is,
  * so a stop that comes in the middle of it is never lost and never done twice.
  *
- * Objects. rk__kernel_actor is never freed but kept for the next launch. `by_slot` finds it for a
+ * Objects (object.c) are never freed but kept for the next launch. `by_slot` finds one for a
  * sender that has just pushed: it may find the one of an earlier owner of the registry slot, whose
  * channel is then locked for good (or serves another instance, for which a needless visit is
  * harmless).
@@ -23,63 +23,36 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
 
 enum {
-    SLOTS = 1 << 20,          /* of the registry (actor/registry.c) */
-    UNDER_WAY = 64,           /* messages handed to the device at most */
-    ARENA_MIN = 16 * 1024,    /* bytes */
-    KILL_PATIENCE = 200000000 /* ns a killed kernel gets to reach a message border */
+    SLOTS = 1 << 20,           /* of the registry (actor/registry.c) */
+    UNDER_WAY = 64,            /* messages handed to the device at most */
+    ARENA_MIN = 16 * 1024,     /* bytes */
+    KILL_PATIENCE = 200000000, /* ns a killed kernel gets to reach a message border */
+    READ_PATIENCE = 20000000,  /* ns the slot is kept while a reader waits for one */
+    READ_PAUSE = 1000          /* us between two such turns */
 };
 
+static const int64_t READ_TIMEOUT = 5000000000; /* ns until a reader of the state gives up */
+
 static rk__kernel_actor *by_slot[SLOTS]; /* atomic pointers; pages never touched cost nothing */
-static rk__kernel_actor *spare;          /* under spare_lock */
-static pthread_mutex_t spare_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* ---- objects ------------------------------------------------------------------------------- */
-
-static rk__kernel_actor *object_new(void)
-{
-    pthread_condattr_t attributes;
-    rk__kernel_actor *k = aligned_alloc(64, sizeof *k);
-    if (k == NULL) {
-        return NULL;
-    }
-    memset(k, 0, sizeof *k);
-    rk__channel_init(&k->channel);
-    pthread_mutex_init(&k->lock, NULL);
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&k->changed, &attributes);
-    pthread_condattr_destroy(&attributes);
-    return k;
-}
-
-static rk__kernel_actor *object_take(void)
-{
-    pthread_mutex_lock(&spare_lock);
-    rk__kernel_actor *k = spare;
-    if (k != NULL) {
-        spare = k->next;
-        k->next = NULL;
-    }
-    pthread_mutex_unlock(&spare_lock);
-    return k != NULL ? k : object_new();
-}
-
-static void object_keep(rk__kernel_actor *k)
-{
-    pthread_mutex_lock(&spare_lock);
-    k->next = spare;
-    spare = k;
-    pthread_mutex_unlock(&spare_lock);
-}
 
 /* Frees what an instance owns; the object goes back to the spare ones. */
 static void dismantle(rk__kernel_actor *k)
 {
+    pthread_mutex_lock(&k->lock); /* a second stop or describe may be looking */
+    free(k->stop_reason);
+    k->stop_reason = NULL;
+    k->actor = NULL;
+    k->fresh = false;
+    k->phase = RK__PHASE_GONE;
+    pthread_mutex_unlock(&k->lock);
     k->backend->release(k);
     rk__channel_free(&k->channel);
     rk__module_release(k->module);
@@ -88,14 +61,7 @@ static void dismantle(rk__kernel_actor *k)
     k->module = NULL;
     k->kernel = NULL;
     k->samples = NULL;
-    pthread_mutex_lock(&k->lock); /* a second stop may be looking */
-    free(k->stop_reason);
-    k->stop_reason = NULL;
-    k->actor = NULL;
-    k->fresh = false;
-    k->phase = RK__PHASE_GONE;
-    pthread_mutex_unlock(&k->lock);
-    object_keep(k);
+    rk__kernel_object_keep(k);
 }
 
 /* ---- texts --------------------------------------------------------------------------------- */
@@ -250,6 +216,8 @@ static void end(rk__kernel_actor *k)
     if (failed) {
         fail(k, failure != NULL ? failure : "a handler failed");
     } else if (k->failing) {
+        /* The answer of a failed call may have made it FAILED: what belongs to that comes now. */
+        rk__actor_fail(k->actor, failure != NULL ? failure : "a handler failed");
         finish(k, true, failure != NULL ? failure : "a handler failed");
     } else {
         finish(k, false, reason != NULL ? reason : "stopped");
@@ -301,7 +269,9 @@ static void pushed(rk__actor *a)
  * the name, and come here, before launch has. */
 static rk__kernel_actor *adopt(rk__actor *a)
 {
-    rk__kernel_actor *k = a->impl;
+    /* impl is NULL while the actor ends; the object is still there, and is not fresh. */
+    rk__kernel_actor *impl = __atomic_load_n(&a->impl, __ATOMIC_ACQUIRE);
+    rk__kernel_actor *k = impl != NULL ? impl : kernel_at(a);
     pthread_mutex_lock(&k->lock);
     bool first = k->fresh && rk__actor_state(a) == RK_LAUNCHED;
     if (first) {
@@ -330,6 +300,15 @@ static int not_started(rk__kernel_actor *k)
                     rk_pid_format(k->pid, text), why != NULL ? why : "no reason given");
 }
 
+/* A message that was there already may have failed the actor by now, and that stays. */
+static void begun(rk__actor *a, enum rk_state state)
+{
+    uint32_t expected = RK_LAUNCHED;
+    /* Release: pairs with the acquire in rk__actor_state. */
+    __atomic_compare_exchange_n(&a->state, &expected, (uint32_t)state, false, __ATOMIC_RELEASE,
+                                __ATOMIC_RELAXED);
+}
+
 /* Until RK_ON_START has run in all blocks. */
 static int activate(rk__actor *a)
 {
@@ -343,7 +322,7 @@ static int activate(rk__actor *a)
     if (code < 0) {
         k->phase = RK__PHASE_LAUNCHED;
     } else if (await_unlocked(a, k, RK_STATUS_RUNNING, RK__FOREVER)) {
-        rk__actor_set_state(a, k->stopping ? RK_TERMINATING : RK_ACTIVE);
+        begun(a, k->stopping ? RK_TERMINATING : RK_ACTIVE);
     } else {
         code = not_started(k);
     }
@@ -360,6 +339,7 @@ static int pause_kernel(rk__actor *a, int64_t deadline)
     char text[RK_PID_TEXT], what[96];
     int code = 0;
     pthread_mutex_lock(&k->lock);
+    k->pausing++;
     command(k, RK_COMMAND_PAUSE);
     if (await_unlocked(a, k, RK_STATUS_PAUSED, deadline)) {
         rk__actor_set_state(a, k->stopping ? RK_TERMINATING : RK_DEACTIVATED);
@@ -373,6 +353,7 @@ static int pause_kernel(rk__actor *a, int64_t deadline)
         command(k, RK_COMMAND_RUN);
         await_status(k, RK_STATUS_RUNNING, RK__FOREVER); /* those that had paused */
     }
+    k->pausing--;
     pthread_mutex_unlock(&k->lock);
     return code;
 }
@@ -383,10 +364,10 @@ static int resume(rk__actor *a)
     char text[RK_PID_TEXT];
     int code = 0;
     pthread_mutex_lock(&k->lock);
-    command(k, RK_COMMAND_RUN);
-    /* Before it is waited for: a message that is handled at once finds the actor ACTIVE. And it is
-     * waited for, so that a later pause does not see the PAUSED of this one. */
+    /* Before anything runs: a message that is handled at once finds the actor ACTIVE, and may fail
+     * it. And it is waited for, so that a later pause does not see the PAUSED of this one. */
     rk__actor_set_state(a, RK_ACTIVE);
+    command(k, RK_COMMAND_RUN);
     if (!await_status(k, RK_STATUS_RUNNING, RK__FOREVER)) {
         code = rk__fail(RK_ESTATE, "%s has failed", rk_pid_format(k->pid, text));
     }
@@ -408,10 +389,11 @@ static void stop(rk__actor *a, const char *reason)
     }
     k->stopping = true;
     if (phase == RK__PHASE_RUNNING) {
-        if (!k->failing) {
+        if (!k->failing && rk__actor_state(a) != RK_FAILED) {
             rk__actor_set_state(a, RK_TERMINATING);
         }
         command(k, RK_COMMAND_STOP);
+        rk__devices_stir(k->runtime);
     } else if (phase == RK__PHASE_LAUNCHED || phase == RK__PHASE_FAILED) {
         k->phase = RK__PHASE_GONE;
     }
@@ -441,8 +423,11 @@ static bool left_in_time(rk__kernel_actor *k)
  * its memory stays with the thread that is stuck. */
 static void kill_kernel(rk__actor *a)
 {
-    rk__kernel_actor *k = a->impl;
+    rk__kernel_actor *k = kernel_at(a);
     char who[RK_PID_TEXT], what[96], reason[256];
+    if (k == NULL) {
+        return; /* never adopted: the stop has ended it */
+    }
     pthread_mutex_lock(&k->lock);
     /* The stop that came before may have ended it already. */
     bool runs = k->actor == a && k->stopping && k->phase == RK__PHASE_RUNNING;
@@ -461,7 +446,20 @@ static void kill_kernel(rk__actor *a)
     rk__channel_close(&k->channel, false);
     rk__channel_refuse(&k->channel, RK_EDEAD, reason);
     rk__devices_leave(k);
+    if (rk__actor_state(a) == RK_FAILED) { /* by a block that could say so */
+        rk__actor_fail(a, reason);
+    }
     rk__actor_exit(a, true, reason);
+}
+
+/* Under k->lock: messages on the device that no handler has begun. */
+static uint32_t waiting_there(const rk__kernel_actor *k)
+{
+    /* Pair with the releases in loop_busy and loop_finish. */
+    uint32_t busy = __atomic_load_n(&k->blocks[0].busy, __ATOMIC_ACQUIRE);
+    uint32_t done = __atomic_load_n(&k->blocks[0].progress, __ATOMIC_ACQUIRE);
+    uint32_t n = __atomic_load_n(&k->channel.next_token, __ATOMIC_RELAXED) - done;
+    return n > 0 && busy > 0 && busy < RK_BUSY_START ? n - 1 : n;
 }
 
 static void describe(rk__actor *a, rk_info *info)
@@ -471,6 +469,11 @@ static void describe(rk__actor *a, rk_info *info)
         snprintf(info->device, sizeof info->device, "%s",
                  __atomic_load_n(&k->backend, __ATOMIC_RELAXED)->name);
         info->memory = __atomic_load_n(&k->memory, __ATOMIC_RELAXED);
+        pthread_mutex_lock(&k->lock);
+        if (k->actor == a && (k->phase == RK__PHASE_LAUNCHED || k->phase == RK__PHASE_RUNNING)) {
+            info->depth[RK__NORMAL] += waiting_there(k);
+        }
+        pthread_mutex_unlock(&k->lock);
     }
 }
 
@@ -483,6 +486,96 @@ static const rk__actor_class class = {.kind = "kernel",
                                       .stop = stop,
                                       .kill = kill_kernel,
                                       .describe = describe};
+
+/* ---- reading the state ---------------------------------------------------------------------- */
+
+static int no_schema(const rk__kernel_actor *k)
+{
+    return rk__fail(RK_EUNSUPPORTED,
+                    "ring kernel \"%s\" has no state schema: define it with `state` fields instead "
+                    "of RK_STATE to read its state from outside",
+                    k->kernel->base.name);
+}
+
+static int copy_state(const rk__kernel_actor *k, rk_message **out)
+{
+    const rk_type *type = k->kernel->state_message;
+    rk_assert(type->size == k->module->entry->state_size);
+    int code = rk_message_new(out, type);
+    if (code == 0) {
+        memcpy(rk_message_data(*out), k->instance->state, type->size);
+    }
+    return code;
+}
+
+/* An ACTIVE one is paused for the copy, and stays ACTIVE meanwhile. 1: no message border was
+ * reached before the deadline. A verb that waits for the same border (pausing) finds it kept. */
+static int copy_at_border(rk__kernel_actor *k, rk_message **out, int64_t deadline)
+{
+    pthread_mutex_lock(&k->lock);
+    command(k, RK_COMMAND_PAUSE);
+    int code = await_status(k, RK_STATUS_PAUSED, deadline) ? copy_state(k, out) : 1;
+    if (k->pausing == 0) {
+        command(k, RK_COMMAND_RUN);
+        await_status(k, RK_STATUS_RUNNING, RK__FOREVER);
+    }
+    pthread_mutex_unlock(&k->lock);
+    return code;
+}
+
+/* Under the lifecycle lock. 1: try again. */
+static int try_read(rk__actor *a, rk_message **out)
+{
+    rk__kernel_actor *k = adopt(a);
+    enum rk_state state = rk__actor_state(a);
+    char text[RK_PID_TEXT];
+    int code;
+    if (state == RK_ACTIVE) {
+        return k->kernel->state_message != NULL ? copy_at_border(k, out, rk__now() + READ_PATIENCE)
+                                                : no_schema(k);
+    }
+    pthread_mutex_lock(&k->lock);
+    bool still = k->actor == a && (k->phase == RK__PHASE_LAUNCHED || k->phase == RK__PHASE_FAILED ||
+                                   (k->phase == RK__PHASE_RUNNING && state == RK_DEACTIVATED));
+    if (k->actor != a || k->phase == RK__PHASE_GONE) {
+        code = rk__fail(RK_EDEAD, "%s is ending: its state is gone",
+                        rk_pid_format(rk__actor_pid(a), text));
+    } else if (k->kernel->state_message == NULL) {
+        code = no_schema(k);
+    } else {
+        code = still ? copy_state(k, out) : 1;
+    }
+    pthread_mutex_unlock(&k->lock);
+    return code;
+}
+
+int rk__kernel_read_state(rk_pid pid, rk_message **out)
+{
+    rk__actor *a;
+    char text[RK_PID_TEXT];
+    int64_t deadline = rk__now() + READ_TIMEOUT;
+    int code = rk__actor_get(pid, &a);
+    if (code < 0) {
+        return code;
+    }
+    if (__atomic_load_n(&a->class, __ATOMIC_ACQUIRE) != &class) { /* pairs with rk__actor_new */
+        return rk__fail(RK_EUNSUPPORTED, "%s is no ring kernel: only those have a state to read",
+                        rk_pid_format(pid, text));
+    }
+    do {
+        /* In short turns, so that a kernel that hangs can be stopped meanwhile. */
+        pthread_mutex_lock(&a->lifecycle);
+        code = rk__actor_find(pid) == a ? try_read(a, out) : rk__actor_dead(pid);
+        pthread_mutex_unlock(&a->lifecycle);
+        if (code == 1) {
+            usleep(READ_PAUSE);
+        }
+    } while (code == 1 && rk__now() < deadline);
+    return code != 1
+               ? code
+               : rk__fail(RK_ETIMEOUT, "%s reached no message border in time to read its state",
+                          rk_pid_format(pid, text));
+}
 
 /* ---- launch -------------------------------------------------------------------------------- */
 
@@ -558,7 +651,7 @@ int rk__kernel_launch(rk_runtime *rt, rk__definition *definition, const rk_optio
     rk__module *module;
     rk__actor *a;
     rk_options settled;
-    rk__kernel_actor *k = object_take();
+    rk__kernel_actor *k = rk__kernel_object_take();
     int code = k != NULL ? rk__devices_open(rt) : rk__fail(RK_ENOMEM, "no memory for an actor");
     if (code == 0) {
         code = settle(kernel, options != NULL ? options : &defaults, k, &settled);
@@ -568,7 +661,7 @@ int rk__kernel_launch(rk_runtime *rt, rk__definition *definition, const rk_optio
     }
     if (code < 0) {
         if (k != NULL) {
-            object_keep(k);
+            rk__kernel_object_keep(k);
         }
         return code;
     }

@@ -47,6 +47,7 @@ typedef struct rk__kernel_actor {
     bool stopping;    /* somebody asked to stop */
     bool failing;     /* a block has failed */
     bool abandoned;   /* killed while a handler would not return: nobody ends it */
+    uint32_t pausing; /* deactivations that wait for a message border */
     char *stop_reason;
     struct rk__kernel_actor *next; /* list of the runtime's instances, under its lock (device.c) */
     /* Watchdog only. */
@@ -56,6 +57,13 @@ typedef struct rk__kernel_actor {
         int64_t since;
     } * samples;
 } rk__kernel_actor;
+
+/* ---- object.c ---- */
+
+/* An object whose channel is closed; NULL: out of memory. keep: it may be taken again. any thread
+ */
+rk__kernel_actor *rk__kernel_object_take(void);
+void rk__kernel_object_keep(rk__kernel_actor *k);
 
 /* ---- called by back ends ---- */
 

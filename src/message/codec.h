@@ -10,9 +10,10 @@
  * fields in layout order. Reading accepts: any order of the other keys, numeric arrays as a list or
  * as {"__ndarray__": true|bytes, "dtype": "<f4", "shape": [n], "data": bin}; ints for floats and
  * whole floats for ints; uuid as bin 16, as the 36-character string or as the map; pid as an
- * unsigned int. uuid fields are written as {"__uuid_bin__": bin 16}, nested types as maps of their
- * fields. An unknown field is RK_ENOENT naming type and field; a field given twice is RK_EFORMAT.
- * Floats travel bit for bit: f32 as float 32, f64 as float 64; integers in their shortest form.
+ * unsigned int. An `any` field is the value itself, nil when it is empty. uuid fields are written
+ * as {"__uuid_bin__": bin 16}, nested types as maps of their fields. An unknown field is RK_ENOENT
+ * naming type and field; a field given twice is RK_EFORMAT. Floats travel bit for bit: f32 as float
+ * 32, f64 as float 64; integers in their shortest form.
  */
 #ifndef RK_MESSAGE_CODEC_H
 #define RK_MESSAGE_CODEC_H
@@ -20,7 +21,10 @@
 #include "base/strbuf.h"
 #include "message/message.h"
 
-enum { RK__PACK_DEPTH = 32 }; /* nesting accepted on reading and writing */
+enum {
+    RK__PACK_DEPTH = 32, /* nesting accepted on reading and writing */
+    RK__ANY_DEPTH = 16   /* inside the value of an `any` field; the types around it have the rest */
+};
 
 /* ---- writing ---- (a failed allocation shows in s->failed) */
 void rk__pack_nil(rk__strbuf *s);
@@ -88,6 +92,11 @@ int rk__struct_unpack(rk__reader *r, const rk_type *type, void *base, rk_message
  * which has been read. */
 int rk__ndarray_unpack(rk__reader *r, const rk__token *map, const rk__fielddef *f, void *base,
                        int depth);
-void rk__struct_pack(rk__strbuf *out, const rk_type *type, const void *base);
+/* Memory is in out->failed. RK_EFORMAT: what is in an `any` field is no MessagePack value, as code
+ * that writes structs itself may have it; out has a part of the struct then. */
+int rk__struct_pack(rk__strbuf *out, const rk_type *type, const void *base);
+/* field.c: moves one whole value from the reader to an `any` field, which is unchanged on failure.
+ * RK_EFORMAT, RK_ELIMIT depth, RK_ERANGE size; the error does not name the field. */
+int rk__field_read_any(void *base, const rk__fielddef *f, rk__reader *r);
 
 #endif

@@ -10,7 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 #include "base/error.h"
-#include "message/message.h"
+#include "message/codec.h"
+#include "message/schema.h"
 
 static void *element(void *base, const rk__fielddef *f, uint32_t index)
 {
@@ -205,6 +206,54 @@ int rk__field_set_count(void *base, const rk__fielddef *f, uint32_t count)
     return 0;
 }
 
+/* Moves the reader behind one value that may be in an `any` field. */
+static int skip_any(rk__reader *r)
+{
+    /* As if it were inside the most types that can be around it. */
+    int rc = rk__read_skip(r, RK__NESTING_MAX);
+    return rc == RK_ELIMIT
+               ? rk__fail(rc, "more than %d containers inside each other", RK__ANY_DEPTH)
+               : rc;
+}
+
+_Static_assert(RK__NESTING_MAX + RK__ANY_DEPTH == RK__PACK_DEPTH, "an any fits in every field");
+
+/* Nil is kept as nothing, so that the two are one. */
+static int store_any(void *base, const rk__fielddef *f, const char *bytes, size_t size)
+{
+    uint32_t count = size == 1 && *bytes == '\xc0' ? 0 : (uint32_t)size;
+    if (size > f->capacity) {
+        char text[96];
+        return rk__fail(RK_ERANGE, "expected %s (at most %u bytes of MessagePack), got %zu",
+                        rk__field_text(f, text), f->capacity, size);
+    }
+    memcpy((char *)base + f->count_offset, &count, sizeof count);
+    memcpy(element(base, f, 0), bytes, count);
+    return 0;
+}
+
+int rk__field_read_any(void *base, const rk__fielddef *f, rk__reader *r)
+{
+    const char *start = r->at;
+    int rc = skip_any(r);
+    return rc < 0 ? rc : store_any(base, f, start, (size_t)(r->at - start));
+}
+
+static int set_any(void *base, const rk__fielddef *f, const void *bytes, size_t size)
+{
+    rk__reader r;
+    rk__reader_init(&r, bytes ? bytes : "", size);
+    int rc = skip_any(&r);
+    if (rc == 0 && r.at != r.end) {
+        rc = rk__fail(RK_EFORMAT, "expected one MessagePack value, but %zu bytes follow it",
+                      (size_t)(r.end - r.at));
+    }
+    if (rc == 0) {
+        rc = store_any(base, f, bytes, size);
+    }
+    return rc < 0 ? rk__fail_prefix(rc, "field '%s'", f->name) : 0;
+}
+
 int rk__field_set_bytes(void *base, const rk__fielddef *f, const void *bytes, size_t size)
 {
     if (f->kind == RK__UUID && !f->array) {
@@ -215,7 +264,10 @@ int rk__field_set_bytes(void *base, const rk__fielddef *f, const void *bytes, si
         memcpy(element(base, f, 0), bytes, 16);
         return 0;
     }
-    if (f->kind != RK__STRING && f->kind != RK__BYTES) {
+    if (f->kind == RK__ANY) {
+        return set_any(base, f, bytes, size);
+    }
+    if (!rk__kind_is_bytes(f->kind)) {
         return wrong_type(f, "a string");
     }
     int rc = rk__field_set_count(base, f, size > UINT32_MAX ? UINT32_MAX : (uint32_t)size);
@@ -450,7 +502,7 @@ int rk_get_bytes(const rk_message *m, const char *field, const void **bytes, siz
     if (rc < 0) {
         return rc;
     }
-    if (f->array || (f->kind != RK__STRING && f->kind != RK__BYTES && f->kind != RK__UUID)) {
+    if (f->array || (!rk__kind_is_bytes(f->kind) && f->kind != RK__UUID)) {
         return wrong_type(f, "a read as bytes");
     }
     *bytes = base + f->offset;

@@ -23,6 +23,7 @@ static const char *c_name(const rk__fielddef *f)
         [RK__U16] = "uint16_t", [RK__U32] = "uint32_t", [RK__U64] = "uint64_t",
         [RK__F32] = "float",    [RK__F64] = "double",   [RK__UUID] = "rk_uuid",
         [RK__PID] = "uint64_t", [RK__STRING] = "char",  [RK__BYTES] = "uint8_t",
+        [RK__ANY] = "uint8_t",
     };
     return f->kind == RK__NESTED ? f->nested->name : names[f->kind];
 }

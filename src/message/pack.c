@@ -7,6 +7,7 @@
 #include <string.h>
 #include "base/error.h"
 #include "message/codec.h"
+#include "message/schema.h"
 
 static void pack_uuid(rk__strbuf *out, const uint8_t bytes[16])
 {
@@ -65,18 +66,45 @@ static void pack_element(rk__strbuf *out, const rk__fielddef *f, const uint8_t *
         break;
     case RK__STRING:
     case RK__BYTES:
+    case RK__ANY:
     case RK__NESTED:
         rk_assert(!"elements of arrays are scalars");
         break;
     }
 }
 
-static void pack_value(rk__strbuf *out, const rk__fielddef *f, const uint8_t *base)
+/* The value itself. Whoever writes the struct directly can have written anything there. */
+static int pack_any(rk__strbuf *out, const rk__fielddef *f, const uint8_t *base)
+{
+    rk__reader r;
+    uint32_t count = rk__field_count(base, f);
+    if (!count) {
+        rk__pack_nil(out);
+        return 0;
+    }
+    rk__reader_init(&r, base + f->offset, count);
+    int rc = rk__read_skip(&r, RK__NESTING_MAX);
+    if (rc < 0 || r.at != r.end) {
+        return rk__fail(RK_EFORMAT,
+                        "field '%s': its %u bytes are no single MessagePack value with at most %d "
+                        "containers inside each other",
+                        f->name, count, RK__ANY_DEPTH);
+    }
+    rk__strbuf_add(out, base + f->offset, count);
+    return 0;
+}
+
+static int pack_value(rk__strbuf *out, const rk__fielddef *f, const uint8_t *base)
 {
     const uint8_t *at = base + f->offset;
     if (f->kind == RK__NESTED) {
-        rk__struct_pack(out, f->nested, at);
-    } else if (f->kind == RK__STRING) {
+        int rc = rk__struct_pack(out, f->nested, at);
+        return rc < 0 ? rk__fail_prefix(rc, "field '%s'", f->name) : 0;
+    }
+    if (f->kind == RK__ANY) {
+        return pack_any(out, f, base);
+    }
+    if (f->kind == RK__STRING) {
         rk__pack_str(out, (const char *)at, rk__field_count(base, f));
     } else if (f->kind == RK__BYTES) {
         rk__pack_bin(out, at, rk__field_count(base, f));
@@ -89,21 +117,24 @@ static void pack_value(rk__strbuf *out, const rk__fielddef *f, const uint8_t *ba
             pack_element(out, f, at + (size_t)i * f->element);
         }
     }
+    return 0;
 }
 
-static void pack_fields(rk__strbuf *out, const rk_type *type, const uint8_t *base)
+static int pack_fields(rk__strbuf *out, const rk_type *type, const uint8_t *base)
 {
-    for (uint32_t i = 0; i < type->field_count; i++) {
+    int rc = 0;
+    for (uint32_t i = 0; rc == 0 && i < type->field_count; i++) {
         const rk__fielddef *f = &type->fields[i];
         rk__pack_str(out, f->name, strlen(f->name));
-        pack_value(out, f, base);
+        rc = pack_value(out, f, base);
     }
+    return rc < 0 ? rk__fail_prefix(rc, "%s", type->name) : 0;
 }
 
-void rk__struct_pack(rk__strbuf *out, const rk_type *type, const void *base)
+int rk__struct_pack(rk__strbuf *out, const rk_type *type, const void *base)
 {
     rk__pack_map(out, type->field_count);
-    pack_fields(out, type, base);
+    return pack_fields(out, type, base);
 }
 
 static void pack_id(rk__strbuf *out, const char *key, size_t size, rk__id id)
@@ -114,7 +145,7 @@ static void pack_id(rk__strbuf *out, const char *key, size_t size, rk__id id)
     pack_uuid(out, bytes);
 }
 
-static void pack_typed(rk__strbuf *out, rk_message *m)
+static int pack_typed(rk__strbuf *out, rk_message *m)
 {
     const rk_type *type = m->body->type;
     rk__id id;
@@ -134,14 +165,17 @@ static void pack_typed(rk__strbuf *out, rk_message *m)
         rk__pack_str(out, "priority", 8);
         rk__pack_uint(out, m->priority);
     }
-    pack_fields(out, type, m->body->payload);
+    return pack_fields(out, type, m->body->payload);
 }
 
 int rk__message_pack(rk__strbuf *out, rk_message *m)
 {
     size_t before = out->size;
     if (m->body->type) {
-        pack_typed(out, m);
+        int rc = pack_typed(out, m);
+        if (rc < 0) {
+            return rc;
+        }
     } else {
         rk__strbuf_add(out, m->body->payload, m->body->size);
     }

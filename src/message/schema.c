@@ -24,7 +24,7 @@ struct draft {
 
 static bool has_count(const rk__fielddef *f)
 {
-    return f->array || f->kind == RK__STRING || f->kind == RK__BYTES;
+    return f->array || rk__kind_is_bytes(f->kind);
 }
 
 static uint32_t field_align(const rk__fielddef *f)
@@ -46,7 +46,7 @@ static int unknown_type(const char *type, const rk_field *field)
     int rc = rk__fail(RK_ETYPE,
                       "message type '%s', field '%s': unknown type '%.80s'; there are bool i8 i16 "
                       "i32 i64 u8 u16 u32 u64 f32 f64 uuid pid, arrays of them such as f32[64], "
-                      "string[32], bytes[256], and the message types %s",
+                      "string[32], bytes[256], any, and the message types %s",
                       type, field->name, field->type, names.bytes ? names.bytes : "");
     rk__strbuf_free(&names);
     return rc;
@@ -81,15 +81,9 @@ static int parse_brackets(const char *type, const rk_field *field, const char *t
     return 0;
 }
 
-/* Kinds that exist elsewhere in the design, but not as fields of a struct. */
+/* What the design has, but this version not yet. */
 static int refuse_special(const char *type, const rk_field *field, size_t size)
 {
-    if (size == 3 && strncmp(field->type, "any", 3) == 0) {
-        return rk__fail(RK_ETYPE,
-                        "message type '%s', field '%s': 'any' has no place in a struct; "
-                        "send an untyped table instead, it travels as MessagePack",
-                        type, field->name);
-    }
     if (strncmp(field->type, "buffer", 6) == 0 && (size == 6 || field->type[6] == '<')) {
         return rk__fail(RK_ETYPE,
                         "message type '%s', field '%s': buffers come with a later "
@@ -124,7 +118,7 @@ static int parse_nested(const char *type, const rk_field *field, size_t size, ui
 
 static bool parse_kind(const char *text, size_t size, rk__kind *out)
 {
-    for (int kind = RK__BOOL; kind <= RK__BYTES; kind++) {
+    for (int kind = RK__BOOL; kind <= RK__ANY; kind++) {
         const char *name = rk__kind_name((rk__kind)kind);
         if (strlen(name) == size && strncmp(name, text, size) == 0) {
             *out = (rk__kind)kind;
@@ -148,7 +142,10 @@ static int parse_type(const char *type, const rk_field *field, rk__fielddef *out
     if (!parse_kind(field->type, size, &out->kind)) {
         return parse_nested(type, field, size, brackets, out);
     }
-    bool text = out->kind == RK__STRING || out->kind == RK__BYTES;
+    bool text = rk__kind_is_bytes(out->kind);
+    if (out->kind == RK__ANY && !brackets) {
+        brackets = RK__ANY_BYTES;
+    }
     if (text && !brackets) {
         return rk__fail(RK_EINVAL,
                         "message type '%s', field '%s': '%s' needs its size in bytes, "
@@ -301,6 +298,17 @@ static int write_canonical(struct draft *d)
     return s->failed ? rk__fail(RK_ENOMEM, "message type '%s': out of memory", d->name) : 0;
 }
 
+static bool host_only(const struct draft *d)
+{
+    for (size_t i = 0; i < d->count; i++) {
+        const rk__fielddef *f = &d->fields[i];
+        if (f->kind == RK__ANY || (f->kind == RK__NESTED && f->nested->host_only)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static const char *store(char **at, const char *text)
 {
     size_t size = strlen(text) + 1;
@@ -328,6 +336,7 @@ static rk_type *assemble(const struct draft *d)
     *type = (rk_type){.name = store(&at, d->name),
                       .canonical = store(&at, d->canonical.bytes),
                       .hash = rk__hash64(d->canonical.bytes, d->canonical.size),
+                      .host_only = host_only(d),
                       .size = d->size,
                       .align = d->align,
                       .field_count = (uint32_t)d->count,

@@ -8,6 +8,7 @@ enum {
     RK__FIELDS_MAX = 1024,    /* fields of a type */
     RK__ELEMENTS_MAX = 65536, /* elements of an array, bytes of a string */
     RK__STRUCT_MAX = 1 << 20, /* bytes of a struct, and of a canonical text */
+    RK__ANY_BYTES = 1000,     /* of `any` without brackets */
     RK__NESTING_MAX = 16      /* types inside types; the codec's depth limit is above it */
 };
 

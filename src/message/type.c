@@ -18,14 +18,23 @@ static const struct {
     const char *name;
     uint8_t size, align;
 } kinds[] = {
-    [RK__BOOL] = {"bool", 1, 1},   [RK__I8] = {"i8", 1, 1},
-    [RK__I16] = {"i16", 2, 2},     [RK__I32] = {"i32", 4, 4},
-    [RK__I64] = {"i64", 8, 8},     [RK__U8] = {"u8", 1, 1},
-    [RK__U16] = {"u16", 2, 2},     [RK__U32] = {"u32", 4, 4},
-    [RK__U64] = {"u64", 8, 8},     [RK__F32] = {"f32", 4, 4},
-    [RK__F64] = {"f64", 8, 8},     [RK__UUID] = {"uuid", 16, 1},
-    [RK__PID] = {"pid", 8, 8},     [RK__STRING] = {"string", 1, 1},
-    [RK__BYTES] = {"bytes", 1, 1}, [RK__NESTED] = {"message type", 0, 1},
+    [RK__BOOL] = {"bool", 1, 1},
+    [RK__I8] = {"i8", 1, 1},
+    [RK__I16] = {"i16", 2, 2},
+    [RK__I32] = {"i32", 4, 4},
+    [RK__I64] = {"i64", 8, 8},
+    [RK__U8] = {"u8", 1, 1},
+    [RK__U16] = {"u16", 2, 2},
+    [RK__U32] = {"u32", 4, 4},
+    [RK__U64] = {"u64", 8, 8},
+    [RK__F32] = {"f32", 4, 4},
+    [RK__F64] = {"f64", 8, 8},
+    [RK__UUID] = {"uuid", 16, 1},
+    [RK__PID] = {"pid", 8, 8},
+    [RK__STRING] = {"string", 1, 1},
+    [RK__BYTES] = {"bytes", 1, 1},
+    [RK__ANY] = {"any", 1, 1},
+    [RK__NESTED] = {"message type", 0, 1},
 };
 
 _Static_assert(sizeof(bool) == 1, "bool fields are one byte");
@@ -50,7 +59,7 @@ const char *rk__field_text(const rk__fielddef *field, char text[96])
 {
     if (field->kind == RK__NESTED) {
         snprintf(text, 96, "%s", field->nested->name);
-    } else if (field->array || field->kind == RK__STRING || field->kind == RK__BYTES) {
+    } else if (field->array || rk__kind_is_bytes(field->kind)) {
         snprintf(text, 96, "%s[%u]", kinds[field->kind].name, field->capacity);
     } else {
         snprintf(text, 96, "%s", kinds[field->kind].name);

@@ -12,7 +12,10 @@
  *   f32 f64         float double       bytes[n]    uint8_t f[n] + count
  *   uuid            rk_uuid: uint8_t[16], align 1
  *   pid             uint64_t (rk_pid)  Name        the nested struct
- *   any, buffer<f32>  are refused with RK_ETYPE: for `any` send an untyped table (MessagePack)
+ *   any[n]          uint8_t f[n] + count: one MessagePack value, or nothing, which is nil; `any` is
+ *                   any[1000]. At most RK__ANY_DEPTH containers inside each other, so that it fits
+ *                   the limit of MessagePack wherever the field is. On the host only.
+ *   buffer<f32>     is refused with RK_ETYPE
  * Arrays may be of every scalar type, uuid and pid, not of nested types or strings.
  * The hash is rk__hash64 over the canonical text "Name{f:type;...}" with members in layout order,
  * nested types replaced by their own canonical text.
@@ -41,14 +44,15 @@ typedef enum rk__kind {
     RK__PID,
     RK__STRING,
     RK__BYTES,
+    RK__ANY,
     RK__NESTED
 } rk__kind;
 
 typedef struct rk__fielddef {
     const char *name;
     rk__kind kind;         /* of the element, for arrays */
-    bool array;            /* f32[64]; strings and bytes are not `array` but have a count too */
-    uint32_t capacity;     /* elements (arrays) or bytes (string, bytes); 1 for scalars */
+    bool array;            /* f32[64]; string, bytes, any are not `array` but have a count */
+    uint32_t capacity;     /* elements (arrays) or bytes (string, bytes, any); 1 for scalars */
     uint32_t offset;       /* of the value, bytes from the start of the struct */
     uint32_t count_offset; /* of `f_count`; UINT32_MAX when there is none */
     uint32_t element;      /* bytes of one element */
@@ -62,9 +66,16 @@ struct rk_type {
     uint32_t field_count;
     const rk__fielddef *fields; /* in layout order of their values */
     const char *canonical;
-    uint32_t id;  /* 1, 2, ... in order of definition, process-wide */
-    void *script; /* unused by C; reserved for src/script (per-process data) */
+    bool host_only; /* an `any` field is in it, or in what it nests */
+    uint32_t id;    /* 1, 2, ... in order of definition, process-wide */
+    void *script;   /* unused by C; reserved for src/script (per-process data) */
 };
+
+/* Bytes with a count, that are no array: string, bytes, any. */
+static inline bool rk__kind_is_bytes(rk__kind kind)
+{
+    return kind == RK__STRING || kind == RK__BYTES || kind == RK__ANY;
+}
 
 /* Bytes of one element of a kind (nested: 0), and its alignment. */
 uint32_t rk__kind_size(rk__kind kind);

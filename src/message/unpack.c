@@ -5,6 +5,7 @@
  * be hostile: the struct is as large as its type says, whatever the input claims, and the reader
  * has checked each length against the input.
  */
+#include <stdio.h>
 #include <string.h>
 #include "base/error.h"
 #include "message/codec.h"
@@ -132,17 +133,36 @@ static int check_depth(const rk__reader *r, int depth)
     return 0;
 }
 
+/* Reads an element that was refused once more, as a field "v[2]" of its own: so that the error
+ * names it, and that what is refused pays for it. */
+static int name_element(rk__reader r, const rk__fielddef *f, uint8_t *base, uint32_t i)
+{
+    rk__token token;
+    char name[RK_NAME_MAX + 16];
+    rk__fielddef item = *f;
+    snprintf(name, sizeof name, "%s[%u]", f->name, i + 1);
+    item.name = name;
+    item.array = false;
+    item.capacity = 1;
+    item.count_offset = UINT32_MAX;
+    item.offset += i * f->element;
+    int rc = rk__read_token(&r, &token);
+    return rc < 0 ? rk__fail_prefix(rc, "field '%s'", name)
+                  : unpack_scalar(&r, &token, &item, base, 0);
+}
+
 static int unpack_list(rk__reader *r, const rk__token *list, const rk__fielddef *f, uint8_t *base)
 {
     int rc = rk__field_set_count(base, f, list->size);
     for (uint32_t i = 0; rc == 0 && i < list->size; i++) {
         rk__token token;
+        rk__reader before = *r;
         rc = rk__read_token(r, &token);
         if (rc == 0) {
             rc = unpack_scalar(r, &token, f, base, i);
         }
         if (rc < 0) {
-            return rk__fail_prefix(rc, "field '%s', element %u", f->name, i + 1);
+            return name_element(before, f, base, i);
         }
     }
     return rc;
@@ -169,6 +189,10 @@ static int unpack_field(rk__reader *r, const rk__fielddef *f, uint8_t *base, int
     rk__token token;
     if (f->kind == RK__NESTED) {
         int rc = rk__struct_unpack(r, f->nested, base + f->offset, NULL, depth);
+        return rc < 0 ? rk__fail_prefix(rc, "field '%s'", f->name) : 0;
+    }
+    if (f->kind == RK__ANY) {
+        int rc = rk__field_read_any(base, f, r);
         return rc < 0 ? rk__fail_prefix(rc, "field '%s'", f->name) : 0;
     }
     int rc = rk__read_token(r, &token);

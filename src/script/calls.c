@@ -44,7 +44,9 @@ static int send_failed(lua_State *L, rk__waiter *w, int code)
     rk_message_release(w->outgoing);
     w->outgoing = NULL;
     w->kind = RK__WAIT_NOTHING;
-    return w->mode == MODE_CALL ? rk__lua_raise(L, code, w->to) : rk__lua_fail(L, code);
+    return w->mode == MODE_CALL  ? rk__lua_raise(L, code, w->to)
+           : w->mode == MODE_TRY ? rk__lua_fail_detail(L, code)
+                                 : rk__lua_fail(L, code);
 }
 
 static int timed_out(const rk__waiter *w, const char *what)
@@ -414,9 +416,34 @@ static int ctx_receive(lua_State *L)
     return receive(L, 2);
 }
 
+/* A generic for keeps the message of the last round in a hidden variable, where it would hold a
+ * request that nobody else has any more. The next round sets it again. */
+static void forget_control(lua_State *L)
+{
+    lua_Debug frame;
+    const char *name;
+    int found = 0;
+    if (!lua_getstack(L, 1, &frame)) {
+        return;
+    }
+    for (int i = 1; (name = lua_getlocal(L, &frame, i)) != NULL; i++) {
+        if (strcmp(name, "(for state)") == 0 && lua_rawequal(L, -1, 2)) {
+            found = i; /* of the innermost loop in the end */
+        }
+        lua_pop(L, 1);
+    }
+    if (found) {
+        lua_pushnil(L);
+        lua_setlocal(L, &frame, found);
+    }
+}
+
 /* The iterator of messages(): receives until a stop request, then ends. */
 static int next_message(lua_State *L)
 {
+    if (rk__lua_self(L)->outstanding_count > 0 && lua_gettop(L) == 2 && !lua_isnil(L, 2)) {
+        forget_control(L);
+    }
     lua_settop(L, 0);
     return receive(L, 1);
 }

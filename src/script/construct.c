@@ -62,9 +62,8 @@ static void add_value(lua_State *L, int index, rk__strbuf *text)
     }
 }
 
-/* The field with its path, and what should have been there: "Type: field 'inner.values[3]':
- * expected WHAT, got ". */
-static rk__strbuf *begin_error(lua_State *L, const struct place *p, const char *what)
+/* The field with its path: "Type: field 'inner.values[3]': ". */
+static rk__strbuf *begin_place(lua_State *L, const struct place *p)
 {
     const struct place *outer = p;
     while (outer->up) {
@@ -74,7 +73,15 @@ static rk__strbuf *begin_error(lua_State *L, const struct place *p, const char *
     rk__strbuf_clear(text);
     rk__strbuf_addf(text, "%s: field '", outer->type->name);
     add_place(text, p);
-    rk__strbuf_addf(text, "': expected %s, got ", what);
+    rk__strbuf_adds(text, "': ");
+    return text;
+}
+
+/* The same, and what should have been there: "...: expected WHAT, got ". */
+static rk__strbuf *begin_error(lua_State *L, const struct place *p, const char *what)
+{
+    rk__strbuf *text = begin_place(L, p);
+    rk__strbuf_addf(text, "expected %s, got ", what);
     return text;
 }
 
@@ -101,17 +108,26 @@ static void too_long(lua_State *L, const struct place *p, const rk__fielddef *f,
     raise_error(L, text);
 }
 
-static void unknown_field(lua_State *L, const rk_type *type, int key)
+/* `up` is where the table is; NULL: it is the whole message. */
+static void unknown_field(lua_State *L, const rk_type *type, int key, const struct place *up)
 {
     const rk__fielddef *f;
     size_t size;
-    if (lua_type(L, key) != LUA_TSTRING) {
-        luaL_error(L, "%s: expected names of fields as keys, got %s %s", type->name,
-                   luaL_typename(L, key), luaL_tolstring(L, key, NULL));
+    const char *shown = luaL_tolstring(L, key, NULL);
+    rk__strbuf *text = &rk__lua_values_of(L, false)->scratch;
+    rk__strbuf_clear(text);
+    if (up) {
+        begin_place(L, up);
     }
-    const char *name = lua_tolstring(L, key, &size);
-    rk__type_field(type, name, size, &f);
-    luaL_error(L, "%s", rk_errdetail());
+    if (lua_type(L, key) == LUA_TSTRING) {
+        const char *name = lua_tolstring(L, key, &size);
+        rk__type_field(type, name, size, &f);
+        rk__strbuf_adds(text, rk_errdetail());
+    } else {
+        rk__strbuf_addf(text, "%s%sexpected names of fields as keys, got %s %.80s",
+                        up ? "" : type->name, up ? "" : ": ", luaL_typename(L, key), shown);
+    }
+    raise_error(L, text);
 }
 
 /* ---- numbers ---- */
@@ -255,22 +271,59 @@ static void set_text(lua_State *L, int index, const rk__fielddef *f, char *base,
     rk__field_set_bytes(base, f, bytes, size);
 }
 
+/* The key of a pair of a sequence, 1 or more; raises for others. */
+static lua_Integer sequence_key(lua_State *L, int key, const struct place *p)
+{
+    if (!lua_isinteger(L, key) || lua_tointeger(L, key) < 1) {
+        const char *shown = luaL_tolstring(L, key, NULL);
+        rk__strbuf *text = begin_place(L, p);
+        rk__strbuf_addf(text, "expected a sequence, got key '%.80s'", shown);
+        raise_error(L, text);
+    }
+    return lua_tointeger(L, key);
+}
+
+/* Raises for a table whose keys go beyond its border: something before them is missing. A key that
+ * does not belong there at all is the better reason, if there is one. */
+static void hole(lua_State *L, int table, const struct place *p)
+{
+    lua_Integer i = 1;
+    lua_pushnil(L);
+    for (int key = lua_gettop(L); lua_next(L, table); lua_settop(L, key)) {
+        sequence_key(L, key, p);
+    }
+    while (lua_rawgeti(L, table, i) != LUA_TNIL) {
+        i++;
+        lua_pop(L, 1);
+    }
+    rk__strbuf *text = begin_place(L, p);
+    rk__strbuf_addf(text, "expected a sequence, got a hole at %lld", (long long)i);
+    raise_error(L, text);
+}
+
+/* A walk by pairs: a count that is not the length shows what a walk by index would lose. */
 static void set_from_table(lua_State *L, int index, const rk__fielddef *f, char *base,
                            struct place *p)
 {
-    lua_Unsigned count = lua_rawlen(L, index);
-    if (count > f->capacity) {
-        too_long(L, p, f, "elements", count);
+    lua_Unsigned length = lua_rawlen(L, index), count = 0;
+    if (length > f->capacity) {
+        too_long(L, p, f, "elements", length);
     }
-    char *at = base + f->offset;
-    int item = lua_gettop(L) + 1;
-    for (lua_Unsigned i = 1; i <= count; i++, at += f->element) {
-        p->item = (lua_Integer)i;
-        lua_rawgeti(L, index, (lua_Integer)i);
-        set_scalar(L, item, f->kind, at, p);
-        lua_settop(L, item - 1);
+    lua_pushnil(L);
+    int key = lua_gettop(L);
+    for (; lua_next(L, index); count++) {
+        lua_Integer i = sequence_key(L, key, p);
+        if ((lua_Unsigned)i > length) {
+            hole(L, index, p);
+        }
+        p->item = i;
+        set_scalar(L, key + 1, f->kind, base + f->offset + (size_t)(i - 1) * f->element, p);
+        p->item = 0;
+        lua_settop(L, key);
     }
-    p->item = 0;
+    if (count != length) {
+        hole(L, index, p);
+    }
     rk__field_set_count(base, f, (uint32_t)count);
 }
 
@@ -309,6 +362,25 @@ static void set_array(lua_State *L, int index, const rk__fielddef *f, char *base
     }
 }
 
+/* Any value as MessagePack; the scratch buffer is free, since nothing here nests. */
+static void set_any(lua_State *L, int index, const rk__fielddef *f, char *base,
+                    const struct place *p)
+{
+    rk__reader r;
+    rk__strbuf *packed = &rk__lua_values_of(L, false)->scratch;
+    rk__strbuf_clear(packed);
+    int rc = rk__lua_pack(L, index, packed);
+    if (rc == 0) {
+        rk__reader_init(&r, packed->bytes, packed->size);
+        rc = rk__field_read_any(base, f, &r);
+    }
+    if (rc < 0) {
+        rk__strbuf *text = begin_place(L, p);
+        rk__strbuf_adds(text, rk_errdetail());
+        raise_error(L, text);
+    }
+}
+
 static void set_nested(lua_State *L, int index, const rk__fielddef *f, char *base,
                        const struct place *p)
 {
@@ -335,6 +407,8 @@ static void set_field(lua_State *L, int index, const rk__fielddef *f, char *base
         set_array(L, index, f, base, p);
     } else if (f->kind == RK__STRING || f->kind == RK__BYTES) {
         set_text(L, index, f, base, p);
+    } else if (f->kind == RK__ANY) {
+        set_any(L, index, f, base, p);
     } else if (f->kind == RK__NESTED) {
         set_nested(L, index, f, base, p);
     } else {
@@ -389,7 +463,7 @@ static void fill(lua_State *L, int table, int keys, const rk_type *type, char *b
         int kind = lua_rawget(L, keys);
         lua_Integer key = lua_tointeger(L, -1);
         if (kind != LUA_TNUMBER || (key < 0 && !top)) {
-            unknown_field(L, type, pair);
+            unknown_field(L, type, pair, up);
         }
         struct place p = {.up = up, .type = type, .name = lua_tostring(L, pair)};
         if (key < 0) {

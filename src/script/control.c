@@ -9,6 +9,7 @@
 #include "script/scheduler.h"
 
 #include "base/error.h"
+#include "device/device.h"
 
 static int give_true(lua_State *L)
 {
@@ -169,12 +170,25 @@ static int pid_info(lua_State *L)
     return 1;
 }
 
+/* The state of a ring kernel that has a schema for it, as a message. */
+static int pid_state(lua_State *L)
+{
+    rk_message *m = NULL;
+    int code = rk__kernel_read_state(check_pid(L), &m);
+    if (code < 0) {
+        return rk__lua_fail(L, code);
+    }
+    rk__lua_push_delivery(L, m);
+    return 1;
+}
+
 void rk__lua_add_control(lua_State *L)
 {
     static const luaL_Reg methods[] = {{"stop", pid_stop},
                                        {"terminate", pid_stop},
                                        {"kill", pid_kill},
                                        {"info", pid_info},
+                                       {"state", pid_state},
                                        {"activate", pid_activate},
                                        {"deactivate", pid_deactivate},
                                        {"reactivate", pid_reactivate},

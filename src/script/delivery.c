@@ -113,6 +113,21 @@ static void retire_last(lua_State *L, int values, rk__lua_values *v)
     }
 }
 
+bool rk__lua_retire_last(lua_State *L)
+{
+    rk__lua_values *v = rk__lua_values_of(L, true);
+    int values = lua_gettop(L);
+    bool moves = v->last && may_be_answered(v->last) &&
+                 lua_getiuservalue(L, values, LAST_VALUE) == LUA_TTABLE;
+    if (moves) {
+        move_last(L, values, v);
+        lua_pushnil(L);
+        lua_setiuservalue(L, values, LAST_VALUE);
+    }
+    lua_settop(L, values - 1);
+    return moves;
+}
+
 static rk_message *earlier(lua_State *L, int values, int index)
 {
     lua_getiuservalue(L, values, EARLIER);

@@ -71,6 +71,7 @@ static void push_element(lua_State *L, rk__kind kind, const char *at)
         break;
     case RK__STRING:
     case RK__BYTES:
+    case RK__ANY:
     case RK__NESTED:
         rk_assert(!"elements of arrays are scalars");
         break;
@@ -84,6 +85,25 @@ static void push_scalar(lua_State *L, rk__kind kind, const char *at)
         lua_pushnil(L);
     } else {
         push_element(L, kind, at);
+    }
+}
+
+/* The value of an `any` field, made anew each time. Raises when the bytes there are none, which
+ * code that writes structs itself may have done. */
+static void push_any(lua_State *L, const char *base, const rk__fielddef *f)
+{
+    rk__reader r;
+    uint32_t count = rk__field_count(base, f);
+    if (!count) {
+        lua_pushnil(L);
+        return;
+    }
+    rk__reader_init(&r, base + f->offset, count);
+    if (rk__lua_unpack(L, &r) < 0) {
+        luaL_error(L, "field '%s': %s", f->name, rk_errdetail());
+    }
+    if (r.at != r.end) {
+        luaL_error(L, "field '%s': more than one MessagePack value is there", f->name);
     }
 }
 
@@ -126,6 +146,8 @@ void rk__lua_push_field(lua_State *L, int owner, rk__lua_message *m, const rk__f
         push_array(L, owner, m, f);
     } else if (f->kind == RK__STRING || f->kind == RK__BYTES) {
         lua_pushlstring(L, m->base + f->offset, rk__field_count(m->base, f));
+    } else if (f->kind == RK__ANY) {
+        push_any(L, m->base, f);
     } else if (f->kind == RK__NESTED) {
         push_nested(L, m, f);
     } else {
@@ -151,6 +173,8 @@ static void push_plain(lua_State *L, const char *base, const rk__fielddef *f)
         push_sequence(L, f, at, rk__field_count(base, f));
     } else if (f->kind == RK__STRING || f->kind == RK__BYTES) {
         lua_pushlstring(L, at, rk__field_count(base, f));
+    } else if (f->kind == RK__ANY) {
+        push_any(L, base, f);
     } else if (f->kind == RK__NESTED) {
         rk__lua_push_struct(L, f->nested, at);
     } else {
@@ -233,6 +257,7 @@ static void describe_number(rk__strbuf *out, rk__kind kind, const char *at)
         break;
     case RK__STRING:
     case RK__BYTES:
+    case RK__ANY:
     case RK__NESTED:
         rk_assert(!"elements of arrays are scalars");
         break;
@@ -249,6 +274,36 @@ static void describe_array(rk__strbuf *out, const rk__fielddef *f, const char *a
     rk__strbuf_adds(out, count > SHOWN_ITEMS ? ", ..." : "");
 }
 
+/* Scalars as they are, of the rest only what it is. */
+static void describe_any(rk__strbuf *out, const char *at, uint32_t size)
+{
+    rk__reader r;
+    rk__token token;
+    rk__reader_init(&r, at, size);
+    if (!size || rk__read_token(&r, &token) < 0) {
+        rk__strbuf_adds(out, size ? "?" : "nil");
+        return;
+    }
+    switch (token.kind) {
+    case RK__TOKEN_BOOL:
+        rk__strbuf_adds(out, token.boolean ? "true" : "false");
+        break;
+    case RK__TOKEN_INT:
+        rk__strbuf_addf(out, "%lld", (long long)token.integer);
+        break;
+    case RK__TOKEN_FLOAT:
+        rk__strbuf_addf(out, "%.14g", token.number);
+        break;
+    case RK__TOKEN_STR:
+    case RK__TOKEN_BIN:
+        describe_text(out, token.bytes, token.size);
+        break;
+    default:
+        rk__strbuf_addf(out, "%s (%u bytes of MessagePack)", rk__token_name(&token), size);
+        break;
+    }
+}
+
 static void describe_field(rk__strbuf *out, const char *base, const rk__fielddef *f, int depth)
 {
     const char *at = base + f->offset;
@@ -257,6 +312,8 @@ static void describe_field(rk__strbuf *out, const char *base, const rk__fielddef
         describe_array(out, f, at, rk__field_count(base, f));
     } else if (f->kind == RK__STRING || f->kind == RK__BYTES) {
         describe_text(out, at, rk__field_count(base, f));
+    } else if (f->kind == RK__ANY) {
+        describe_any(out, at, rk__field_count(base, f));
     } else if (f->kind == RK__NESTED) {
         rk__lua_describe_struct(out, f->nested, at, depth + 1);
     } else {

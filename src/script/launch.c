@@ -34,10 +34,25 @@ static int definition_tostring(lua_State *L)
     return 1;
 }
 
+/* Fields: name and kind. */
+static int definition_index(lua_State *L)
+{
+    rk__definition **slot = luaL_checkudata(L, 1, class_name);
+    const char *key = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "";
+    bool name = strcmp(key, "name") == 0;
+    if (*slot == NULL || (!name && strcmp(key, "kind") != 0)) {
+        return 0;
+    }
+    lua_pushstring(L, name ? (*slot)->name : (*slot)->kind);
+    return 1;
+}
+
 void rk__lua_open_definitions(lua_State *L)
 {
-    static const luaL_Reg metamethods[] = {
-        {"__gc", definition_gc}, {"__tostring", definition_tostring}, {NULL, NULL}};
+    static const luaL_Reg metamethods[] = {{"__gc", definition_gc},
+                                           {"__tostring", definition_tostring},
+                                           {"__index", definition_index},
+                                           {NULL, NULL}};
     luaL_newmetatable(L, class_name);
     luaL_setfuncs(L, metamethods, 0);
     lua_pushliteral(L, "rk.definition");
@@ -187,7 +202,9 @@ static void find_definition(lua_State *L, start *s)
                      lua_tostring(L, -1));
             rk__lua_raise(L, RK_ENOENT, RK_NOBODY);
         }
-    } else if (type != LUA_TFUNCTION && type != LUA_TTABLE) {
+    } else if (type == LUA_TTABLE) {
+        rk__lua_check_handlers(L, 2);
+    } else if (type != LUA_TFUNCTION) {
         luaL_typeerror(L, 2, "name, definition, function or handler table");
     }
 }

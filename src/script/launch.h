@@ -15,6 +15,10 @@ int rk__lua_runtime_launch(lua_State *L);
 int rk__lua_runtime_spawn(lua_State *L);
 int rk__lua_runtime_wait(lua_State *L);
 
+/* luaactor.c: raises when the table at index (absolute) is no handler table: names the entry and
+ * what is allowed there. */
+void rk__lua_check_handlers(lua_State *L, int index);
+
 /* state.c: from now on new states look for modules where this one does. */
 void rk__lua_share_paths(lua_State *L);
 

@@ -53,6 +53,7 @@ static void push_body(lua_State *L, const rk__image *image)
     if (lua_type(L, -1) == LUA_TFUNCTION) {
         rk__lua_push_context(L);
     } else if (lua_type(L, -1) == LUA_TTABLE) {
+        rk__lua_check_handlers(L, lua_gettop(L));
         lua_getglobal(L, "require");
         lua_pushliteral(L, "rk.server");
         lua_call(L, 1, 1);
@@ -88,7 +89,8 @@ static int prepare(lua_State *L)
     lua_settop(L, 0);
     lua_getglobal(L, "require");
     lua_pushliteral(L, "rk");
-    lua_call(L, 1, 0);
+    lua_call(L, 1, 1);
+    lua_setglobal(L, "rk"); /* code typed into the REPL or -e finds it there, so its actors do */
     push_body(L, body->image ? body->image : body->definition->image);
     bool is_function = lua_gettop(L) == 2;
     if (body->arguments) {
@@ -103,18 +105,36 @@ static int prepare(lua_State *L)
 /* The exit reason a value means. */
 static int stringify(lua_State *L)
 {
-    luaL_tolstring(L, 1, NULL);
+    bool failed = lua_toboolean(L, 2);
+    if (failed && lua_isnil(L, 1)) {
+        lua_pushliteral(L, "nil error");
+    } else if (!failed || lua_type(L, 1) != LUA_TTABLE ||
+               luaL_getmetafield(L, 1, "__tostring") != LUA_TNIL) {
+        luaL_tolstring(L, 1, NULL);
+    } else {
+        lua_pushliteral(L, "error object: ");
+        lua_getglobal(L, "require");
+        lua_pushliteral(L, "rk.pretty");
+        lua_call(L, 1, 1);
+        lua_getfield(L, -1, "format");
+        lua_pushvalue(L, 1);
+        lua_call(L, 1, 1);
+        lua_remove(L, -2);
+        lua_concat(L, 2);
+    }
     return 1;
 }
 
-static char *reason_of(lua_State *L)
+/* Of the value on top, which is replaced. A failure's has its traceback behind the message. */
+static char *reason_of(lua_State *L, bool failed)
 {
-    if (lua_isnil(L, -1)) {
+    if (lua_isnil(L, -1) && !failed) {
         return NULL;
     }
     lua_pushcfunction(L, stringify);
     lua_insert(L, -2);
-    bool ok = lua_pcall(L, 1, 1, 0) == LUA_OK;
+    lua_pushboolean(L, failed);
+    bool ok = lua_pcall(L, 2, 1, 0) == LUA_OK;
     const char *text = ok ? lua_tostring(L, -1) : NULL;
     return strdup(text ? text : "error that has no text");
 }
@@ -137,7 +157,7 @@ static int run_in(lua_State *L, rk__actor *self, actor_body *body, char **reason
         rk_should_terminate(); /* reads the request that came with the kill: its reason */
         return RK_ESTOP;
     }
-    *reason = reason_of(L);
+    *reason = reason_of(L, code < 0);
     return code;
 }
 
@@ -167,6 +187,9 @@ static int run(rk__actor *self, void *data, char **reason)
                 *reason ? *reason : rk_errdetail());
     }
     refuse_outstanding(self, *reason ? *reason : self->stop_reason);
+    if (code < 0 && *reason) {
+        (*reason)[rk__lua_message_size(*reason)] = '\0';
+    }
     lua_close(L);
     return code;
 }
@@ -309,8 +332,29 @@ static void definition_free(rk__definition *base)
     free(definition);
 }
 
-static void check_handlers(lua_State *L, int index)
+/* The entries of `call` or `cast`, the table on top of L. */
+static void check_entries(lua_State *L, const char *what)
 {
+    lua_pushnil(L);
+    while (lua_next(L, -2) != 0) {
+        const char *entry = luaL_tolstring(L, -2, NULL);
+        if (lua_type(L, -3) != LUA_TSTRING) {
+            luaL_error(L,
+                       "handler table: the key %s in '%s' is a %s; entries are named by strings: "
+                       "a name or the name of a message type",
+                       entry, what, luaL_typename(L, -3));
+        }
+        if (lua_type(L, -2) != LUA_TFUNCTION) {
+            luaL_error(L, "handler table: '%s.%s' must be a function, not a %s", what, entry,
+                       luaL_typename(L, -2));
+        }
+        lua_pop(L, 2);
+    }
+}
+
+void rk__lua_check_handlers(lua_State *L, int index)
+{
+    luaL_checkstack(L, 8, "a handler table");
     static const char *const known[] = {"init", "call", "cast", "info", "terminate", NULL};
     rk__lua_check_keys(L, index, "handler table", known);
     for (int i = 0; known[i]; i++) {
@@ -319,6 +363,9 @@ static void check_handlers(lua_State *L, int index)
         if (type != LUA_TNIL && type != expected) {
             luaL_error(L, "handler table: '%s' must be a %s, not a %s", known[i],
                        lua_typename(L, expected), lua_typename(L, type));
+        }
+        if (type == LUA_TTABLE) {
+            check_entries(L, known[i]);
         }
         lua_pop(L, 1);
     }
@@ -354,7 +401,7 @@ static int define_actor(lua_State *L)
     luaL_argexpected(L, type == LUA_TFUNCTION || type == LUA_TTABLE || type == LUA_TSTRING, 2,
                      "function, handler table or module name");
     if (type == LUA_TTABLE) {
-        check_handlers(L, 2);
+        rk__lua_check_handlers(L, 2);
     }
     lua_settop(L, 2);
     luaL_checkstack(L, 8, "rk.actor");

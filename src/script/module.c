@@ -16,27 +16,40 @@ static const char error_class[] = "rk.error";
 
 /* ---- errors ---- */
 
-int rk__lua_fail(lua_State *L, int code)
+size_t rk__lua_message_size(const char *text)
+{
+    const char *cut = strstr(text, "\nstack traceback:");
+    return cut != NULL ? (size_t)(cut - text) : strlen(text);
+}
+
+static int push_failure(lua_State *L, int code, const char *text)
 {
     lua_pushnil(L);
-    if (code == RK_ETIMEOUT || code == RK_ESTOP) {
-        lua_pushstring(L, rk_strerror(code));
-    } else {
-        const char *detail = rk_errdetail();
-        lua_pushstring(L, detail[0] != '\0' ? detail : rk_strerror(code));
-    }
+    lua_pushlstring(L, text, rk__lua_message_size(text));
     lua_pushstring(L, rk_err_name(code));
     return 3;
+}
+
+int rk__lua_fail_detail(lua_State *L, int code)
+{
+    const char *detail = rk_errdetail();
+    return push_failure(L, code, detail[0] != '\0' ? detail : rk_strerror(code));
+}
+
+int rk__lua_fail(lua_State *L, int code)
+{
+    return code == RK_ETIMEOUT || code == RK_ESTOP ? push_failure(L, code, rk_strerror(code))
+                                                   : rk__lua_fail_detail(L, code);
 }
 
 /* A handler's error comes with the traceback of its own state behind the message. */
 static void set_message(lua_State *L, const char *text)
 {
-    const char *cut = strstr(text, "\nstack traceback:");
-    lua_pushlstring(L, text, cut != NULL ? (size_t)(cut - text) : strlen(text));
+    size_t size = rk__lua_message_size(text);
+    lua_pushlstring(L, text, size);
     lua_setfield(L, -2, "message");
-    if (cut != NULL) {
-        lua_pushstring(L, cut + 1);
+    if (text[size] != '\0') {
+        lua_pushstring(L, text + size + 1);
         lua_setfield(L, -2, "traceback");
     }
 }

@@ -3,8 +3,8 @@
  *
  * Entered by the thread of the lua_State. A state has one userdata per pid while anybody holds it
  * (a weak cache), so pids compare with == and work as keys of tables. Methods come from the table
- * "rk.pid" in the registry, which calls.c and others fill; the fields name, state, kind and alive
- * look at the actor as it is now.
+ * "rk.pid" in the registry, which calls.c and others fill; the fields name, kind and alive look at
+ * the actor as it is now.
  */
 #include "base/error.h"
 #include "script/values.h"
@@ -73,11 +73,6 @@ static void push_name(lua_State *L, const rk_info *info)
     }
 }
 
-static void push_state(lua_State *L, const rk_info *info)
-{
-    lua_pushstring(L, rk_state_name(info->state));
-}
-
 static void push_kind(lua_State *L, const rk_info *info)
 {
     lua_pushstring(L, info->kind);
@@ -92,8 +87,7 @@ typedef void (*push_fn)(lua_State *L, const rk_info *info);
 static const struct {
     const char *name;
     push_fn push;
-} fields[] = {
-    {"name", push_name}, {"state", push_state}, {"kind", push_kind}, {"alive", push_alive}};
+} fields[] = {{"name", push_name}, {"kind", push_kind}, {"alive", push_alive}};
 
 enum { FIELDS = sizeof fields / sizeof *fields };
 

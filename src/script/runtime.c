@@ -292,6 +292,14 @@ static int runtime_tostring(lua_State *L)
     return 1;
 }
 
+/* An owning object and a handle of the same open runtime are equal. */
+static int runtime_eq(lua_State *L)
+{
+    handle *a = luaL_testudata(L, 1, class_name), *b = luaL_testudata(L, 2, class_name);
+    lua_pushboolean(L, a && b && a->rt == b->rt && is_open(a) && is_open(b));
+    return 1;
+}
+
 /* ---- by name or pid ---- */
 
 static int find_target(lua_State *L, rk_runtime *rt, int index, rk_pid *out)
@@ -444,6 +452,7 @@ static const char *const forwards[][2] = {{"activate", "activate"},
 static const luaL_Reg metamethods[] = {{"__gc", runtime_gc},
                                        {"__close", runtime_leave},
                                        {"__tostring", runtime_tostring},
+                                       {"__eq", runtime_eq},
                                        {NULL, NULL}};
 
 void rk__lua_open_runtime(lua_State *L)

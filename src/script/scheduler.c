@@ -19,6 +19,7 @@
 #include <string.h>
 #include "base/error.h"
 #include "base/log.h"
+#include "script/values.h"
 
 enum { IDLE_MAX = 16 }; /* ended coroutines that are kept for reuse */
 
@@ -340,14 +341,74 @@ static void tell_memory(rk__lua_host *host)
     }
 }
 
+/* ---- dropped requests ---- */
+
+#define SWEEP_IDLE  INT64_C(100000000) /* ns without work before a look */
+#define SWEEP_SHARE 20                 /* at most one part in so many of the time goes into it */
+
+static int retire_last(lua_State *L)
+{
+    rk__lua_retire_last(L);
+    return 0;
+}
+
+/* Requests the collector may find dropped: not the one a handler is working on. */
+static bool owes_answers(rk__lua_host *host)
+{
+    bool handling =
+        host->request && host->request->flags & RK__CALL && !(host->request->flags & RK__ANSWERED);
+    return host->self->outstanding_count > handling && lua_gc(host->L, LUA_GCISRUNNING);
+}
+
+/* The deadline of a park. A request that Lua code dropped is answered when its value is collected,
+ * which an idle state would never do: so the first park of an idle time is a short one. */
+static int64_t sweep_deadline(rk__lua_host *host, int64_t deadline)
+{
+    if (host->swept || !owes_answers(host)) {
+        return deadline;
+    }
+    if (host->sweep_at == 0) {
+        lua_State *L = host->running;
+        lua_pushcfunction(L, retire_last);
+        if (lua_pcall(L, 0, 0, 0) != LUA_OK) {
+            lua_pop(L, 1);
+        }
+        host->sweep_at = rk__now() + SWEEP_IDLE;
+        if (host->sweep_at < host->sweep_after) {
+            host->sweep_at = host->sweep_after;
+        }
+    }
+    return host->sweep_at < deadline ? host->sweep_at : deadline;
+}
+
+static void sweep(rk__lua_host *host)
+{
+    int64_t start = host->sweep_at > 0 ? rk__now() : 0;
+    if (host->swept || start == 0 || start < host->sweep_at) {
+        return;
+    }
+    host->swept = true; /* before finalizers run, which may wait */
+    lua_gc(host->running, LUA_GCCOLLECT);
+    int64_t end = rk__now();
+    host->sweep_after = end + (end - start) * SWEEP_SHARE;
+}
+
+static void begin_idle(rk__lua_host *host)
+{
+    host->swept = false;
+    host->sweep_at = 0;
+}
+
 /* Until `until` is done (NULL: the body has ended). others: tasks, callbacks and other receivers go
  * on meanwhile; else everything that is not for `until` is left for later. */
 static void loop(rk__lua_host *host, rk__waiter *until, bool others)
 {
     rk__task *task = host->task;
+    begin_idle(host);
     for (;;) {
-        if (others) {
+        if (others && host->ready) {
             run_ready(host, until);
+            begin_idle(host);
         }
         if (finished(host, until)) {
             return;
@@ -376,10 +437,12 @@ static void loop(rk__lua_host *host, rk__waiter *until, bool others)
         }
         tell_memory(host);
         int64_t deadline = others ? rk__timers_next(&host->timers) : until->deadline;
+        deadline = sweep_deadline(host, deadline);
         int rc = rk__listening(host, others ? NULL : until)
                      ? rk__wait(host->self, deadline, false, border)
                      : rk__wait_urgent(host->self, deadline, border);
         host->task = task;
+        sweep(host);
         if (rc == RK_EINTR) {
             interrupted(host, until);
         }

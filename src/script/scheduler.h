@@ -114,6 +114,9 @@ struct rk__lua_host {
     unsigned routes;     /* type names with a function */
     size_t *memory_out;  /* atomic: told the size of the Lua heap at each park; may be NULL */
     rk_message *request; /* server.c: the named request that is being handled */
+    int64_t sweep_at;    /* when to look for dropped requests; 0: the state has just become idle */
+    int64_t sweep_after; /* not before: what the last look cost, many times over */
+    bool swept;          /* since the state became idle */
 };
 
 /* ---- host.c ---- */

@@ -29,6 +29,12 @@
 /* Pushes nil, message, code name ("ETIMEOUT") for the failure `code`, whose sentence is
  * rk_errdetail(); returns 3. For ETIMEOUT and ESTOP message is exactly "timeout" / "stop". */
 int rk__lua_fail(lua_State *L, int code);
+/* The same with the sentence for every code: for waits in which more than one thing can take time.
+ */
+int rk__lua_fail_detail(lua_State *L, int code);
+/* Bytes of a failure's text before its "\nstack traceback:", which comes from the state that
+ * failed: the message proper. */
+size_t rk__lua_message_size(const char *text);
 /* Raises an error object: table {code, message, actor, traceback} with __tostring (message, then
  * traceback when there is one). actor may be RK_NOBODY. Does not return. */
 int rk__lua_raise(lua_State *L, int code, rk_pid actor);

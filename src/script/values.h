@@ -76,6 +76,9 @@ static inline rk__lua_array *rk__lua_to_array(lua_State *L, int index)
 
 /* ---- delivery.c ---- */
 
+/* Lets go of the last received table, which can still be answered while anybody else has it. True:
+ * there was one. Raises Lua memory errors. */
+bool rk__lua_retire_last(lua_State *L);
 /* Makes what a state keeps; before everything else here. Idempotent. */
 void rk__lua_open_deliveries(lua_State *L);
 /* The values of this state; also pushed when `push` is true. */

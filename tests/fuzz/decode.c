@@ -29,16 +29,16 @@ static void must(int condition, const char *what)
 static void define_types(void)
 {
     static const rk_field point[] = {{"x", "f32"}, {"y", "f64"}, {"n", "i16"}};
-    static const rk_field all[] = {{"b", "bool"},     {"i", "i8"},    {"j", "i64"},
-                                   {"u", "u64"},      {"f", "f32"},   {"d", "f64"},
-                                   {"id", "uuid"},    {"p", "pid"},   {"s", "string[16]"},
-                                   {"r", "bytes[9]"}, {"at", "Point"}};
+    static const rk_field all[] = {{"b", "bool"},     {"i", "i8"},     {"j", "i64"},
+                                   {"u", "u64"},      {"f", "f32"},    {"d", "f64"},
+                                   {"id", "uuid"},    {"p", "pid"},    {"s", "string[16]"},
+                                   {"r", "bytes[9]"}, {"at", "Point"}, {"z", "any[64]"}};
     static const rk_field arrays[] = {{"f", "f32[8]"}, {"d", "f64[4]"},  {"i", "i16[4]"},
                                       {"u", "u8[16]"}, {"b", "bool[3]"}, {"id", "uuid[2]"},
                                       {"p", "pid[2]"}};
     static const rk_field nest[] = {{"a", "All"}, {"v", "Arrays"}, {"at", "Point"}};
     must(rk_message_define(&types[0], "Point", point, 3) == 0, "define");
-    must(rk_message_define(&types[1], "All", all, 11) == 0, "define");
+    must(rk_message_define(&types[1], "All", all, 12) == 0, "define");
     must(rk_message_define(&types[2], "Arrays", arrays, 7) == 0, "define");
     must(rk_message_define(&types[3], "Nest", nest, 3) == 0, "define");
     must(rk_message_define(&types[4], "E", NULL, 0) == 0, "define");

@@ -53,11 +53,27 @@ describe("actors", function()
       assert.equal("normal", run "return")
     end)
 
-    it("are the error with its traceback when the body fails", function()
-      local reason = run "local function deep() error('broken') end deep()"
-      assert.matches("body:1: broken", reason)
-      assert.matches("stack traceback:", reason)
-      assert.matches("deep", reason)
+    it("are the error without its traceback when the body fails", function()
+      assert.equal("body:1: broken", run "local function deep() error('broken') end deep()")
+    end)
+
+    it("describe errors that are no strings", function()
+      assert.equal("error object: { code = 7 }", run "error { code = 7 }")
+      assert.equal("mine", run "error(setmetatable({}, { __tostring = function() return 'mine' end }))")
+      assert.equal("nil error", run "error()")
+    end)
+
+    it("go to callers as the message, the traceback beside it", function()
+      local pid = spawn "local m = ctx:receive() local function deep() error('broken') end deep()"
+      local ok, err = pcall(pid.call, pid, { 1 })
+      assert.is_false(ok)
+      assert.equal("EDEAD", err.code)
+      assert.matches("is dead: body:1: broken$", err.message)
+      assert.matches("^stack traceback:.*deep", err.traceback)
+      pid = spawn "local m = ctx:receive() error('broken')"
+      local _, text, code = pid:try_call { 1 }
+      assert.equal("EDEAD", code)
+      assert.matches("is dead: body:1: broken$", text)
     end)
 
     it("are the stop reason when a stopped body returns nothing", function()
@@ -306,11 +322,11 @@ describe("actors", function()
       assert.matches("did not answer", tostring(err))
       local value, text, code = pid:try_call(1, 0.02)
       assert.is_nil(value)
-      assert.equal("timeout", text)
+      assert.equal(err.message, text)
       assert.equal("ETIMEOUT", code)
       value, text, code = pid:timeout(0.02):try_call("name")
       assert.is_nil(value)
-      assert.equal("timeout", text)
+      assert.equal(err.message, text)
       assert.equal("ETIMEOUT", code)
     end)
 
@@ -333,6 +349,41 @@ describe("actors", function()
       local pid = spawn "while true do local m = ctx:receive() if not m then return end m = nil collectgarbage() end"
       local _, _, code = pid:try_call(Number { n = 1 }, 2)
       pid:send(Number { n = 2 })
+      assert.equal("ENOREPLY", code)
+    end)
+
+    it("that is dropped by an idle actor comes back with ENOREPLY", function()
+      local pid = spawn "local m = ctx:receive() m = nil ctx:receive()"
+      local value, _, code = pid:try_call({ x = 1 }, 20)
+      assert.is_nil(value)
+      assert.equal("ENOREPLY", code)
+      pid = spawn "local m = ctx:receive() m = nil ctx:receive()"
+      _, _, code = pid:try_call(Number { n = 1 }, 20)
+      assert.equal("ENOREPLY", code)
+      pid = spawn "local m = ctx:receive() m = nil ;('x'):gsub('x', function() ctx:receive() end)"
+      _, _, code = pid:try_call({ x = 1 }, 20)
+      assert.equal("ENOREPLY", code)
+    end)
+
+    it("that is dropped in a loop over messages comes back with ENOREPLY", function()
+      local pid = spawn "for m in ctx:messages() do if m.answer then ctx:reply(m, 'yes') end end"
+      for _ = 1, 2 do
+        local _, _, code = pid:try_call({ x = 1 }, 20)
+        assert.equal("ENOREPLY", code)
+        assert.equal("yes", pid:call { answer = true })
+      end
+    end)
+
+    it("that an idle actor keeps can be answered for as long as it is kept", function()
+      local pid = spawn "local m = ctx:receive() rk.sleep(0.3) ctx:reply(m, 'kept') ctx:receive()"
+      assert.equal("kept", pid:call { x = 1 })
+      pid = spawn "local m = ctx:receive() rk.sleep(0.3) ctx:reply(m, 'kept') ctx:receive()"
+      assert.equal("kept", pid:call("text"))
+      pid = spawn [[
+        local m = ctx:receive()
+        rk.after(0.15, function() m = nil end)
+        ctx:receive() ]]
+      local _, _, code = pid:try_call({ x = 1 }, 20)
       assert.equal("ENOREPLY", code)
     end)
 
@@ -413,7 +464,7 @@ describe("actors", function()
       local value
       value, text, code = pid:try_call(3, 0.02)
       assert.is_nil(value)
-      assert.equal("timeout", text)
+      assert.matches("^timeout: .* had no room", text)
       assert.equal("ETIMEOUT", code)
     end)
 
@@ -762,9 +813,42 @@ describe("actors", function()
       local ok, err = pcall(pid.call, pid, "boom")
       assert.is_false(ok)
       assert.equal("EHANDLER", err.code)
-      assert.matches("broken pipe dream", err.message)
+      assert.equal("handlers:1: broken pipe dream", err.message)
+      assert.matches("^stack traceback", err.traceback)
       assert.matches("stack traceback", tostring(err))
-      assert.matches("broken pipe dream", exit_reason(pid))
+      assert.equal("handlers:1: broken pipe dream", exit_reason(pid))
+    end)
+
+    it("give terminate the reason without a traceback", function()
+      local pid = server([[{
+        init = function(self, to) self.to = to end,
+        cast = { boom = function() error("broken") end, odd = function() error { code = 7 } end },
+        terminate = function(self, reason) self.to:send(reason) end }]], { rk.self() })
+      pid:cast("boom")
+      assert.equal("handlers:3: broken", (rk.receive(5)))
+      pid = server([[{
+        init = function(self, to) self.to = to end,
+        cast = { odd = function() error { code = 7 } end },
+        terminate = function(self, reason) self.to:send(reason) end }]], { rk.self() })
+      pid:cast("odd")
+      assert.equal("error object: { code = 7 }", (rk.receive(5)))
+    end)
+
+    it("answer ENOREPLY for a call that info gives nothing for", function()
+      local pid = server [[{ info = function(self, m)
+        if m.later then
+          local request = self.ctx.request
+          rk.after(0.005, function() self.ctx:reply(request, "late") end)
+          return rk.noreply
+        elseif m.direct then
+          self.ctx:reply(m, "direct")
+        end
+      end }]]
+      local value, _, code = pid:try_call({ x = 1 }, 20)
+      assert.is_nil(value)
+      assert.equal("ENOREPLY", code)
+      assert.equal("late", pid:call { later = true })
+      assert.equal("direct", pid:call { direct = true })
     end)
 
     it("make spawn fail with the error of init", function()
@@ -825,6 +909,26 @@ describe("actors", function()
       assert.has_error(function() rk.actor("spec_bad", { calls = {} }) end)
       assert.has_error(function() rk.actor("spec_bad", { call = print }) end)
     end)
+
+    it("are checked by actor, spawn and when a module gives one", function()
+      local function refused(handlers, ...)
+        for _, start in ipairs {
+          function() rk.actor("spec_bad", handlers) end,
+          function() runtime:spawn(handlers) end,
+        } do
+          local ok, err = pcall(start)
+          assert.is_false(ok)
+          for _, pattern in ipairs { ... } do assert.matches(pattern, tostring(err)) end
+        end
+      end
+      refused({ calls = {} }, "'calls'", "init, call, cast, info, terminate")
+      refused({ init = {} }, "'init' must be a function, not a table")
+      refused({ info = 1 }, "'info' must be a function, not a number")
+      refused({ terminate = "x" }, "'terminate' must be a function, not a string")
+      refused({ cast = 1 }, "'cast' must be a table, not a number")
+      refused({ call = { get = 5 } }, "'call.get' must be a function, not a number")
+      refused({ cast = { print } }, "'cast' is a number", "named by strings")
+    end)
   end)
 
   describe("definitions", function()
@@ -858,6 +962,29 @@ describe("actors", function()
       assert.matches("FILE", tostring(err))
     end)
 
+    it("have a name and print", function()
+      local definition = rk.actor("spec_named", print)
+      assert.equal("spec_named", definition.name)
+      assert.equal("lua", definition.kind)
+      assert.matches("spec_named", tostring(definition))
+      assert.is_nil(definition.other)
+    end)
+
+    it("find the global rk in the actor's state", function()
+      assert.equal("table", run([[ return load("return type(rk)")() ]]))
+      local me = rk.self()
+      runtime:spawn(load("rk.sleep(0) local _, to = ... to:send('here')"), { args = { me } })
+      assert.equal("here", (rk.receive(5)))
+    end)
+
+    it("see equal handles of one runtime", function()
+      local other <close> = rk.runtime { device = "cpu" }
+      assert.equal("true false", run([[
+        local _, a, b, other = ...
+        return tostring(a == b) .. " " .. tostring(a == other) ]], { runtime, runtime, other }))
+      assert.is_true(other ~= runtime)
+    end)
+
     it("refuse what is no definition", function()
       assert.has_error(function() rk.actor("spec_bad", 42) end)
       assert.has_error(function() rk.actor("", print) end)
@@ -880,6 +1007,36 @@ describe("actors", function()
       ok, _, code = pid:reactivate()
       assert.is_nil(ok)
       assert.equal("ESTATE", code)
+    end)
+
+    it("shows the state of a ring kernel as a message", function()
+      rk.kernel("spec_total", {
+        accepts = { Number }, replies = { Number }, state = { total = "i64" },
+        source = [[
+          RK_ON(SpecNumber, m)
+          {
+              rk_get_state(ctx)->total += m->n;
+              rk_reply(ctx, SpecNumber, .n = m->n);
+          }
+        ]],
+      })
+      local kernel = runtime:spawn("spec_total")
+      assert.equal(0, kernel:state().total)
+      for i = 1, 4 do kernel:call(Number { n = i }, 10) end
+      assert.equal(10, kernel:state().total)
+      assert.equal("ACTIVE", kernel:info().state)
+      kernel:stop()
+      local value, _, code = kernel:state()
+      assert.is_nil(value)
+      assert.equal("EDEAD", code)
+    end)
+
+    it("has no schema'd state to read in a Lua actor", function()
+      local pid = spawn "ctx:receive()"
+      local value, text, code = pid:state()
+      assert.is_nil(value)
+      assert.is_string(text)
+      assert.equal("EUNSUPPORTED", code)
     end)
 
     it("launches first and runs when activated", function()

@@ -272,6 +272,83 @@ describe("the constructor", function()
   end)
 end)
 
+describe("an array field", function()
+  it("takes sequences only, and loses nothing", function()
+    fails("SpecRequest: field 'values': expected a sequence, got a hole at 2", Request,
+      { values = { [1] = 1, [3] = 3 } })
+    fails("field 'values': expected a sequence, got a hole at 1", Request, { values = { [2] = 5 } })
+    fails("got a hole at 2", Request, { values = { [1] = 1, [3] = 3, [5] = 5 } })
+    fails("got a hole at 2", Request, { values = { 1, nil, 3 } })
+    fails("field 'values': expected a sequence, got key 'a'", Request, { values = { a = 1 } })
+    fails("expected a sequence, got key 'x'", Request, { values = { 1, 2, x = 3 } })
+    fails("expected a sequence, got key '0'", Request, { values = { [0] = 1, 2 } })
+    fails("expected a sequence, got key '1.5'", Request, { values = { 1, [1.5] = 2 } })
+    fails("got a hole at 2", Request, { values = { [1] = 1, [1 << 40] = 2 } })
+    fails("field 'values[2]': expected f32, got the string", Request, { values = { 1, "x" } })
+    local t = {}
+    for i = 4, 1, -1 do t[i] = i end -- in the hash part
+    assert.same({ 1, 2, 3, 4 }, Request { counts = t }.counts:table())
+    assert.equal(0, #Request { values = {} }.values)
+  end)
+end)
+
+describe("a nested table", function()
+  it("is named in errors", function()
+    fails("SpecRequest: field 'at': message type 'SpecPoint' has no field 'z'; it has x y", Request,
+      { at = { z = 1 } })
+    fails("SpecRequest: field 'at': expected names of fields as keys, got number 1", Request,
+      { at = { 1 } })
+    fails("message type 'SpecPoint' has no field 'z'", Point, { z = 1 })
+    fails("SpecPoint: expected names of fields as keys, got number 1", Point, { 1 })
+  end)
+end)
+
+describe("an any field", function()
+  local Inner = rk.message("SpecAnyInner", { v = "any[24]" })
+  local Any = rk.message("SpecAny", { v = "any", inner = Inner, n = "u8" })
+
+  it("holds any value", function()
+    assert.same({ v = "any[1000]", inner = "SpecAnyInner", n = "u8" }, Any:fields())
+    assert.is_nil(Any().v)
+    local values = { 1, -2.5, "text", "\xff", true, false, {}, { 1, 2, { k = "v" } }, { [3] = "x" } }
+    for _, value in ipairs(values) do
+      local m = Any { v = value, inner = { v = 7 } }
+      assert.same(value, m.v)
+      assert.equal(7, m.inner.v)
+      assert.same({ v = value, inner = { v = 7 }, n = 0 }, m:table())
+      assert.same(m:table(), rk.unpack(m:pack()):table())
+      assert.same(value, Any(m, { n = 3 }).v)
+    end
+    assert.equal(rk.self(), Any { v = rk.self() }.v)
+    assert.equal(2.0, Any { v = Point { x = 2 } }.v.x)
+    assert.is_nil(rk.unpack(Any():pack()).v)
+  end)
+
+  it("shows itself", function()
+    assert.equal("SpecAnyInner { v = 5 }", tostring(Inner { v = 5 }))
+    assert.equal('SpecAnyInner { v = "x" }', tostring(Inner { v = "x" }))
+    assert.equal("SpecAnyInner { v = nil }", tostring(Inner()))
+    assert.truthy(tostring(Inner { v = { 1, 2 } }):find("an array", 1, true))
+  end)
+
+  it("names itself in errors", function()
+    fails("SpecAny: field 'inner.v': expected any[24]", Any, { inner = { v = ("x"):rep(24) } })
+    fails("SpecAny: field 'v': the value is a function", Any, { v = print })
+    local deep = 1
+    for _ = 1, 16 do deep = { deep } end
+    assert.same(deep, Any { v = deep }.v)
+    fails("SpecAny: field 'v': more than 16 containers", Any, { v = { deep } })
+  end)
+
+  it("is refused by ring kernels", function()
+    local Outer = rk.message("SpecAnyOuter", { inner = Inner })
+    for _, T in ipairs { Inner, Outer } do
+      fails("host only", rk.kernel, "spec_any", { accepts = { T },
+        source = "RK_ON(" .. T.name .. ", m) { (void)m; }" })
+    end
+  end)
+end)
+
 describe("the envelope", function()
   local correlation = "01234567-89ab-8cde-8123-456789abcdef"
 

@@ -3,9 +3,10 @@
  *
  * Senders (C actors) flood kernels with numbered messages, some as calls; kernels answer with what
  * they have counted per sender. Checked: every message is answered once, in the order it was sent.
- * Meanwhile other instances come and go, are paused, and one fails again and again under calls.
+ * Meanwhile other instances come and go, are paused and looked into, and one fails again and again
+ * under calls.
  */
-#include "rk.h"
+#include "device/device.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -31,7 +32,6 @@ static uint32_t errors;
     } while (0)
 
 static const char source[] =
-    "RK_STATE { int64_t seen[16]; };\n"
     "RK_ON(Item, i) {\n"
     "    rk_state *s = rk_get_state(ctx);\n"
     "    if (i->number < 0) rk_fail(ctx, \"negative\");\n"
@@ -148,6 +148,13 @@ static void *churn(void *arg)
             CHECK(rk_reactivate(pid) == 0);
         }
         if (next_random(&state) % 2) {
+            int64_t seen = -1;
+            CHECK(rk__kernel_read_state(pid, &answer) == 0);
+            memcpy(&seen, (const int64_t *)rk_message_data(answer) + 15, sizeof seen);
+            CHECK(seen >= 0 && seen <= 20);
+            rk_message_release(answer);
+        }
+        if (next_random(&state) % 2) {
             CHECK(rk_call(pid, new_item(20, 15), &answer, 30000000000) == 0);
             CHECK(((receipt_fields *)rk_message_data(answer))->seen == 21);
             rk_message_release(answer);
@@ -190,6 +197,7 @@ static void *pester(void *arg)
 
 static void define(uint32_t grid, uint32_t threads)
 {
+    static const rk_field state_schema[] = {{"seen", "i64[16]"}};
     rk_kernel k = RK_KERNEL_INIT;
     k.name = "stress";
     k.source = source;
@@ -200,6 +208,8 @@ static void define(uint32_t grid, uint32_t threads)
     k.grid = grid;
     k.cpu_threads = threads;
     k.queue_size = 256;
+    k.state = state_schema;
+    k.state_count = 1;
     CHECK(rk_kernel_define(&k) == 0);
 }
 

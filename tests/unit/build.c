@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "base/log.h"
@@ -687,9 +688,16 @@ Test(build, compiler_errors_are_about_the_users_lines)
     does_not_build("RK_ON(Number, m)\n{\n    int x = m->nothing; (void)x;\n}\n", RK_ECOMPILE,
                    field);
     const char *const type[] = {"app.lua:41:", "rk_type_Missing",
-                                "(Missing is not among the accepts and replies of this kernel)",
+                                "Missing is not among the accepts and replies of this kernel",
                                 NULL};
     does_not_build("RK_ON(Number, m)\n{ rk_reply(ctx, Missing, .n = m->n); }\n", RK_ECOMPILE, type);
+    const char *const topics[] = {"app.lua:41:", "topics come with a later version", NULL};
+    does_not_build("RK_ON(Number, m)\n{ rk_publish(ctx, Result, .n = m->n); }\n", RK_ECOMPILE,
+                   topics);
+    const char *const helper[] = {"app.lua:40:", "return", NULL};
+    does_not_build("static int check(rk_ctx *ctx, int n) { if (n < 0) rk_fail(ctx, \"negative\");"
+                   " return n; }\nRK_ON(Number, m) { check(ctx, (int)m->n); }\n",
+                   RK_ECOMPILE, helper);
     const char *const plus[] = {"app.lua:41:", NULL};
     if (!is_clang()) { /* which does not know what C++ refuses here */
         does_not_build("RK_ON(Number, m)\n{ void *p = 0; int *q = p; (void)q; (void)m; }\n",
@@ -804,6 +812,55 @@ Test(build, no_compiler_is_an_error_that_says_what_was_sought)
     cr_assert_eq(build(kernel, 1, &module), RK_ENOCOMPILER);
     cr_assert(strstr(rk_errdetail(), "no-such-cc (CC), cc, gcc and clang") != NULL, "%s",
               rk_errdetail());
+    release(kernel);
+}
+
+Test(build, what_is_no_compiler_is_named_with_its_status)
+{
+    rk__module *module;
+    rk_kernel k = options(HANDLER);
+    rk__kernel *kernel = define(&k);
+    setenv("RK_CC", "/bin/true", 1);
+    cr_assert_eq(build(kernel, 1, &module), RK_ECOMPILE);
+    cr_assert(strstr(rk_errdetail(), "/bin/true ended with exit status 0, printed nothing") != NULL,
+              "%s", rk_errdetail());
+    setenv("RK_CC", "/bin/false", 1);
+    cr_assert_eq(build(kernel, 1, &module), RK_ECOMPILE);
+    cr_assert(strstr(rk_errdetail(), "/bin/false ended with exit status 1, printed nothing") !=
+                  NULL,
+              "%s", rk_errdetail());
+    release(kernel);
+}
+
+static void *interrupt_port(void *port)
+{
+    usleep(50000);
+    __atomic_store_n(&((rk__actor *)port)->interrupted, 1, __ATOMIC_SEQ_CST);
+    return NULL;
+}
+
+Test(build, an_interrupt_ends_the_compiler)
+{
+    char script[96];
+    pthread_t thread;
+    rk__module *module;
+    rk_kernel k = options(HANDLER);
+    rk__kernel *kernel = define(&k);
+    snprintf(script, sizeof script, "%s/endless-cc", folder);
+    FILE *file = fopen(script, "w");
+    cr_assert_not_null(file);
+    fputs("#!/bin/sh\nwhile :; do sleep 1; done\n", file);
+    fclose(file);
+    cr_assert_eq(chmod(script, 0700), 0);
+    setenv("RK_CC", script, 1);
+    rk__actor *self = rk__self_get();
+    cr_assert_not_null(self);
+    cr_assert_eq(pthread_create(&thread, NULL, interrupt_port, self), 0);
+    cr_assert_eq(build(kernel, 1, &module), RK_EINTR, "%s", rk_errdetail());
+    pthread_join(thread, NULL);
+    unsetenv("RK_CC");
+    cr_assert_eq(build(kernel, 1, &module), 0, "%s", rk_errdetail());
+    rk__module_release(module);
     release(kernel);
 }
 

@@ -431,7 +431,7 @@ Test(codec, wrong_fields_are_named)
     REFUSED(1, "\xa1s\xa5hello", RK_ERANGE, "at most 4 bytes), got 5");
     REFUSED(1, "\xa1s\xc4\x01x", RK_ETYPE, "string[4]");
     REFUSED(1, "\xa1v\x95\1\2\3\4\5", RK_ERANGE, "at most 4 elements), got 5");
-    REFUSED(1, "\xa1v\x92\1\xa1x", RK_ETYPE, "element 2");
+    REFUSED(1, "\xa1v\x92\1\xa1x", RK_ETYPE, "field 'v[2]': expected f32, got a string");
     REFUSED(1, "\xa1v\x07", RK_ETYPE, "f32[4]");
     REFUSED(1, "\xa2id\xc4\x02hi", RK_ETYPE, "uuid");
     REFUSED(1, "\xa2id\x81\xa1x\x01", RK_ETYPE, "uuid");
@@ -582,4 +582,60 @@ Test(codec, depth_has_a_limit)
     rest[5 + RK__PACK_DEPTH] = 0;
     cr_assert_eq(try_tick(&m, 1, rest, sizeof rest), RK_ELIMIT);
     cr_assert_eq(try_tick(&m, 1, rest, 5), RK_EFORMAT);
+}
+
+/* ---- any ---- */
+
+static rk_message *any_from(const char *bytes, size_t size, int code)
+{
+    const rk_type *type;
+    rk_message *m = NULL;
+    cr_assert_eq(rk_message_define(&type, "Any", (rk_field[]){{"v", "any[8]"}}, 1), 0);
+    cr_assert_eq(rk_message_unpack(&m, bytes, size), code, "%s", rk_errdetail());
+    return m;
+}
+
+#define ANY_HEAD                                                                                   \
+    "\x82\xa6__type\xa3"                                                                           \
+    "Any\xa1v"
+
+Test(codec, any_is_the_value_itself)
+{
+    static const char form[] = ANY_HEAD "\x81\xa1k\x92\1\xc0";
+    const void *bytes;
+    void *packed;
+    size_t size;
+    rk_message *m = any_from(form, sizeof form - 1, 0);
+    cr_assert(rk_get_bytes(m, "v", &bytes, &size) == 0 && size == 6);
+    cr_assert_eq(memcmp(bytes, "\x81\xa1k\x92\1\xc0", 6), 0);
+    cr_assert_eq(rk_message_pack(m, &packed, &size), 0);
+    cr_assert_eq(size, sizeof form - 1);
+    cr_assert_eq(memcmp(packed, form, size), 0);
+    free(packed);
+    rk__delivery_free(m);
+    m = any_from(ANY_HEAD "\xc0", sizeof ANY_HEAD, 0);
+    cr_assert(rk_get_bytes(m, "v", &bytes, &size) == 0 && size == 0);
+    cr_assert_eq(rk_message_pack(m, &packed, &size), 0);
+    cr_assert_eq(size, sizeof ANY_HEAD);
+    cr_assert_eq(((char *)packed)[size - 1], '\xc0');
+    free(packed);
+    rk__delivery_free(m);
+}
+
+Test(codec, any_is_checked_both_ways)
+{
+    static const char deep[] = ANY_HEAD "\x91\x91\x91\x91\x91\x91\x91\x91\x91"
+                                        "\x91\x91\x91\x91\x91\x91\x91\x91\1";
+    cr_assert_null(any_from(ANY_HEAD "\xa8xxxxxxxx", sizeof ANY_HEAD + 8, RK_ERANGE));
+    cr_assert(strstr(rk_errdetail(), "Any: field 'v': expected any[8]"));
+    cr_assert_null(any_from(ANY_HEAD "\x92\1", sizeof ANY_HEAD + 1, RK_EFORMAT));
+    cr_assert_null(any_from(deep, sizeof deep - 1, RK_ELIMIT));
+    rk_message *m = any_from(ANY_HEAD "\1", sizeof ANY_HEAD, 0);
+    void *packed;
+    size_t size;
+    /* The struct {uint32_t v_count; uint8_t v[8];}, written by somebody who does it wrong. */
+    memcpy(rk_message_data(m), "\2\0\0\0\x92\1", 6);
+    cr_assert_eq(rk_message_pack(m, &packed, &size), RK_EFORMAT);
+    cr_assert(strstr(rk_errdetail(), "Any: field 'v': "));
+    rk__delivery_free(m);
 }

@@ -159,7 +159,7 @@ Test(device, a_failing_handler_fails_the_actor, .init = setup, .fini = teardown)
     send_job(pid, -1, &gate);
     start_caller(&behind[0], pid, 1, NULL);
     start_caller(&behind[1], pid, 2, NULL);
-    while (received_by(pid) < 4) {
+    while (waiting_for(pid) < 2) {
         usleep(500);
     }
     open_gate(&gate);
@@ -240,6 +240,78 @@ Test(device, a_handler_that_hangs_is_reported, .init = setup, .fini = teardown)
     open_gate(&gate);
     cr_assert_eq(receive_number(), 3);
     rk__output_hook(NULL);
+}
+
+Test(device, a_late_instance_with_a_short_timeout_is_watched, .init = setup, .fini = teardown)
+{
+    rk_kernel slow = kernel("patient", FAILING), quick = kernel("hasty", FAILING);
+    gate_words gate = {0, 0}, held = {0, 0};
+    rk__output_hook(keep_line);
+    slow.handler_timeout = 3600000000000;
+    rk_pid patient = spawn(&slow, NULL);
+    send_job(patient, 1, &held);
+    until_begun(&held);
+    usleep(20000); /* the watchdog has gone to sleep for half an hour */
+    quick.handler_timeout = 20000000;
+    rk_pid hasty = spawn(&quick, NULL);
+    send_job(hasty, 3, &gate);
+    while (!logged("the handler of Job has been running")) {
+        usleep(1000);
+    }
+    cr_assert(logged("hasty"));
+    cr_assert_not(logged("patient"));
+    open_gate(&gate);
+    cr_assert_eq(receive_number(), 3);
+    open_gate(&held);
+    cr_assert_eq(receive_number(), 1);
+    rk__output_hook(NULL);
+}
+
+Test(device, the_answer_of_a_failure_finds_the_actor_failed, .init = setup, .fini = teardown)
+{
+    rk_kernel k = kernel("fragile", FAILING);
+    rk_options options = RK_OPTIONS_INIT;
+    rk_message *answer;
+    options.cpu_threads = 2;
+    for (int i = 0; i < 50; i++) {
+        rk_pid pid = spawn(&k, &options);
+        FAILS(rk_call(pid, new_job(-1, NULL), &answer, -1), RK_EHANDLER);
+        cr_assert_eq(state_of(pid), RK_FAILED);
+        FAILS(rk_call(pid, new_job(1, NULL), &answer, -1), RK_EDEAD);
+        SAYS("below zero");
+        OK(rk_terminate(pid, NULL, -1));
+    }
+}
+
+Test(device, a_reply_with_too_many_elements_is_an_error, .init = setup, .fini = teardown)
+{
+    rk_kernel k =
+        kernel("generous", "RK_ON(Job, j) {\n"
+                           "    if (j->number < 3) {\n"
+                           "        rk_reply(ctx, List, .values_count = 63 + j->number);\n"
+                           "    } else {\n"
+                           "        Bulk *b = rk_reply_begin(ctx, Bulk);\n"
+                           "        b->values_count = 5000;\n"
+                           "        rk_reply_end(ctx);\n    }\n}\n");
+    const rk_type *replies[] = {list, bulk};
+    rk_message *answer;
+    const void *values;
+    size_t count;
+    rk_info info;
+    k.replies = replies;
+    k.replies_count = 2;
+    rk_pid pid = spawn(&k, NULL);
+    FAILS(rk_call(pid, new_job(2, NULL), &answer, -1), RK_EHANDLER);
+    SAYS("reply List: field 'values' has 65 elements, at most 64");
+    FAILS(rk_call(pid, new_job(3, NULL), &answer, -1), RK_EHANDLER);
+    SAYS("reply Bulk: field 'values' has 5000 elements, at most 1500");
+    OK(rk_call(pid, new_job(1, NULL), &answer, -1));
+    OK(rk_get_array(answer, "values", &values, &count));
+    cr_assert_eq(count, 64);
+    rk_message_release(answer);
+    OK(rk_inspect(pid, &info));
+    cr_assert_eq(info.failed, 2);
+    cr_assert_eq(info.state, RK_ACTIVE);
 }
 
 /* ---- other ways out ------------------------------------------------------------------------- */

@@ -1,4 +1,5 @@
 /* Unit tests of ring kernels as actors: lifecycle, timers, refusals, options. */
+#include "device/device.h"
 #include "kernels.h"
 
 /* ---- lifecycle ------------------------------------------------------------------------------ */
@@ -84,7 +85,7 @@ Test(instance, terminate_answers_pending_calls, .init = setup, .fini = teardown)
     until_begun(&gate);
     start_caller(&pending[1], pid, 2, NULL);
     start_caller(&pending[2], pid, 3, NULL);
-    while (received_by(pid) < 3) {
+    while (waiting_for(pid) < 2) {
         usleep(500);
     }
     OK(rk_terminate(pid, "enough", 0));
@@ -109,7 +110,7 @@ Test(instance, a_launched_instance_can_be_terminated, .init = setup, .fini = tea
     OK(rk_kernel_define(&k));
     OK(rk_launch(rt, &pid, "counter", NULL));
     start_caller(&pending, pid, 1, NULL);
-    while (received_by(pid) < 1) {
+    while (waiting_for(pid) < 1) {
         usleep(500);
     }
     OK(rk_terminate(pid, "never mind", -1));
@@ -208,6 +209,94 @@ Test(instance, start_stop_and_timers_run, .init = setup, .fini = teardown)
     }
     rk_message *m;
     FAILS(rk_receive(&m, 10000000), RK_ETIMEOUT);
+}
+
+/* ---- looking in --------------------------------------------------------------------------- */
+
+Test(instance, what_waits_and_what_was_handled_is_counted, .init = setup, .fini = teardown)
+{
+    rk_kernel k = kernel("counter", COUNTING);
+    gate_words gate = {0, 0};
+    rk_info info;
+    rk_pid pid = spawn(&k, NULL);
+    send_job(pid, 1, &gate);
+    until_begun(&gate);
+    for (int i = 0; i < 200; i++) {
+        send_job(pid, 1, NULL);
+    }
+    OK(rk_inspect(pid, &info));
+    cr_assert_eq(waiting_for(pid), 200);
+    cr_assert_eq(info.received, 0);
+    cr_assert_eq(info.sent, 0);
+    open_gate(&gate);
+    for (int i = 1; i <= 201; i++) {
+        cr_assert_eq(receive_number(), i);
+    }
+    OK(rk_inspect(pid, &info));
+    cr_assert_eq(info.received, 201);
+    cr_assert_eq(info.sent, 201);
+    cr_assert_eq(waiting_for(pid), 0);
+}
+
+/* Both fields always change together. */
+#define PAIRED                                                                                     \
+    WAIT_GATE "RK_ON(Job, j) { WAIT_GATE(j); rk_state *s = rk_get_state(ctx);"                     \
+              " if (j->number < 0) rk_fail(ctx, \"below zero\");"                                  \
+              " s->sum += j->number; s->history[s->sum % 4] = -s->sum; s->history_count = 4;"      \
+              " rk_reply(ctx, Done, .number = s->sum); }"
+
+static int64_t state_sum(rk_pid pid)
+{
+    rk_message *m;
+    int64_t sum;
+    const void *history;
+    size_t count;
+    OK(rk__kernel_read_state(pid, &m));
+    cr_assert_str_eq(rk_type_name(rk_message_type(m)), "paired.state");
+    OK(rk_get_int(m, "sum", &sum));
+    OK(rk_get_array(m, "history", &history, &count));
+    if (sum > 0) {
+        cr_assert_eq(count, 4);
+        cr_assert_eq(((const int64_t *)history)[sum % 4], -sum);
+    }
+    rk_message_release(m);
+    return sum;
+}
+
+Test(instance, a_state_with_a_schema_can_be_read_at_any_time, .init = setup, .fini = teardown)
+{
+    static const rk_field fields[] = {{"sum", "i64"}, {"history", "i64[4]"}};
+    rk_kernel k = kernel("paired", PAIRED), plain = kernel("counter", COUNTING);
+    rk_message *m, *answer;
+    rk_pid pid;
+    k.state = fields;
+    k.state_count = 2;
+    OK(rk_kernel_define(&k));
+    OK(rk_launch(rt, &pid, "paired", NULL));
+    cr_assert_eq(state_sum(pid), 0);
+    OK(rk_activate(pid));
+    for (int i = 0; i < 50; i++) {
+        for (int n = 0; n < 100; n++) {
+            send_job(pid, 1, NULL);
+        }
+        int64_t sum = state_sum(pid);
+        cr_assert(sum >= i * 100 && sum <= (i + 1) * 100, "%lld", (long long)sum);
+        cr_assert_eq(state_of(pid), RK_ACTIVE);
+        for (int n = 1; n <= 100; n++) {
+            cr_assert_eq(receive_number(), i * 100 + n);
+        }
+    }
+    OK(rk_deactivate(pid));
+    cr_assert_eq(state_sum(pid), 5000);
+    cr_assert_eq(state_of(pid), RK_DEACTIVATED);
+    OK(rk_reactivate(pid));
+    FAILS(rk_call(pid, new_job(-1, NULL), &answer, -1), RK_EHANDLER);
+    cr_assert_eq(state_sum(pid), 5000);
+    OK(rk_terminate(pid, NULL, -1));
+    FAILS(rk__kernel_read_state(pid, &m), RK_EDEAD);
+    FAILS(rk__kernel_read_state(spawn(&plain, NULL), &m), RK_EUNSUPPORTED);
+    SAYS("state schema");
+    FAILS(rk__kernel_read_state(rk_self(), &m), RK_EUNSUPPORTED);
 }
 
 /* ---- refusals ------------------------------------------------------------------------------- */

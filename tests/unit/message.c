@@ -262,6 +262,54 @@ Test(message, a_count_beyond_the_array_is_never_believed)
     rk__delivery_free(m);
 }
 
+/* ---- any ---- */
+
+static rk_message *with_any(void)
+{
+    const rk_type *inner, *type;
+    rk_message *m = NULL;
+    cr_assert_eq(rk_message_define(&inner, "AnyIn", (rk_field[]){{"w", "any"}}, 1), 0);
+    cr_assert_eq(
+        rk_message_define(&type, "AnyOut", (rk_field[]){{"in", "AnyIn"}, {"v", "any[8]"}}, 2), 0);
+    cr_assert_eq(rk_message_new(&m, type), 0);
+    return m;
+}
+
+Test(message, an_any_field_is_one_whole_value)
+{
+    const void *bytes;
+    size_t size;
+    rk_message *m = with_any();
+    cr_assert(rk_get_bytes(m, "v", &bytes, &size) == 0 && size == 0);
+    cr_assert_eq(rk_set_bytes(m, "v", "\x92\1\xa1x", 4), 0, "%s", rk_errdetail());
+    cr_assert_eq(rk_set_bytes(m, "v", "\1\2", 2), RK_EFORMAT, "two values");
+    cr_assert(strstr(rk_errdetail(), "field 'v': "));
+    cr_assert_eq(rk_set_bytes(m, "v", "\x92\1", 2), RK_EFORMAT, "half of one");
+    cr_assert_eq(rk_set_bytes(m, "v", NULL, 0), RK_EFORMAT, "none");
+    cr_assert_eq(rk_set_bytes(m, "v", "\xa8xxxxxxxx", 9), RK_ERANGE);
+    cr_assert(strstr(rk_errdetail(), "field 'v': expected any[8]"));
+    cr_assert_eq(rk_set_int(m, "v", 1), RK_ETYPE);
+    cr_assert(rk_get_bytes(m, "v", &bytes, &size) == 0 && size == 4);
+    cr_assert_eq(memcmp(bytes, "\x92\1\xa1x", 4), 0, "failures left it as it was");
+    cr_assert_eq(rk_set_bytes(m, "v", "\xc0", 1), 0);
+    cr_assert(rk_get_bytes(m, "v", &bytes, &size) == 0 && size == 0, "nil is nothing");
+    rk__delivery_free(m);
+}
+
+Test(message, an_any_field_has_a_depth)
+{
+    char deep[18];
+    rk_message *m = with_any();
+    memset(deep, 0x91, sizeof deep);
+    deep[16] = 1;
+    cr_assert_eq(rk_set_bytes(m, "in.w", deep, 17), 0, "%s", rk_errdetail());
+    deep[16] = (char)0x91;
+    deep[17] = 1;
+    cr_assert_eq(rk_set_bytes(m, "in.w", deep, 18), RK_ELIMIT);
+    cr_assert(strstr(rk_errdetail(), "16"));
+    rk__delivery_free(m);
+}
+
 /* ---- the runtime's own messages ---- */
 
 Test(message, errors_carry_code_and_text_cut_between_characters)

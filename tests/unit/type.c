@@ -296,13 +296,31 @@ Test(type, bad_field_types)
         {"Unknown", RK_ETYPE, "Known"},
         {"Known[3]", RK_ETYPE, "no arrays of message types"},
         {"Bad", RK_ETYPE, "contain itself"},
-        {"any", RK_ETYPE, "untyped table"},
+        {"any[0]", RK_ERANGE, "65536"},
+        {"any[65537]", RK_ERANGE, "65536"},
         {"buffer<f32>", RK_ETYPE, "later version"},
         {NULL, RK_EINVAL, "missing"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         refused("Bad", (rk_field[]){{"v", cases[i].type}}, 1, cases[i].code, cases[i].part);
     }
+}
+
+Test(type, any_is_bytes_with_a_count_on_the_host_only)
+{
+    char text[96];
+    const rk_type *type = define("WithAny", (rk_field[]){{"v", "any"}, {"w", "any[3]"}}, 2);
+    const rk_type *outer = define("AroundAny", (rk_field[]){{"in", "WithAny"}}, 1);
+    cr_assert_str_eq(type->canonical, "WithAny{v:any[1000];w:any[3];}");
+    cr_assert_eq(type->size, 1012);
+    cr_assert_str_eq(rk__field_text(&type->fields[1], text), "any[3]");
+    cr_assert(type->host_only && outer->host_only);
+    cr_assert_not(define("NoAny", (rk_field[]){{"v", "bytes[3]"}}, 1)->host_only);
+    rk__strbuf header = RK__STRBUF_INIT;
+    cr_assert_eq(rk__type_header(&header, &type, 1), 0);
+    cr_assert(strstr(header.bytes, "    uint32_t v_count;\n    uint32_t w_count;\n"
+                                   "    uint8_t v[1000];\n    uint8_t w[3];\n"));
+    rk__strbuf_free(&header);
 }
 
 Test(type, bad_field_names)

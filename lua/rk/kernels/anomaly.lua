@@ -11,6 +11,11 @@ local rk = require "rk"
 
 local anomaly = {}
 
+--- The limits of one instance: series, and values of each that it remembers.
+anomaly.SERIES, anomaly.WINDOW = 256, 64
+--- The score, up or down, of a value after a window of values that were all equal.
+anomaly.FAR = 1e9
+
 anomaly.Measurement = rk.message("Measurement", {
   series = "u32", sequence = "u64", value = "f64",
 })
