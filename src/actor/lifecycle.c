@@ -1,9 +1,9 @@
 /*
  * lifecycle.c -- states and the verbs that change them.
  *
- * Threads: verbs from any thread, one at a time per actor (the slot's lifecycle lock); exit and
- * fail by the actor's owner, who does not take that lock: a verb that waits for the owner would
- * hold it.
+ * Threads: verbs from any thread, one at a time per actor (the slot's lifecycle lock, which a verb
+ * that waits for the owner gives up meanwhile); exit and fail by the actor's owner, who takes that
+ * lock only at the very end, when the slot is freed.
  *
  *   CREATED -> LAUNCHED -> ACTIVE <-> DEACTIVATED -> TERMINATING -> TERMINATED, and FAILED
  */

@@ -1,12 +1,16 @@
 /*
  * device.h -- places where ring kernels run, and what runs there.
  *
- *   source.c      what a handler text contains (RK_ON, RK_EVERY, ...): a lexer over the user's
- * source definition.c  rk_kernel_define: checks, the rk__definition of kind "kernel" build.c
- * definition -> translation unit -> compiler -> shared object compiler.c    the system C compiler
- * as a child process cache.c       shared objects on disk symbols.c     ELF check: no mutable
- * file-scope variables channel.c     the rings of one instance: pump (host -> device) and drain
- * (device -> host) instance.c    a ring kernel as an actor: launch, activate, pause, stop, fail
+ *   source.c      what a handler text contains (RK_ON, RK_EVERY...): a lexer over the user's source
+ *   definition.c  rk_kernel_define: checks, the rk__definition of kind "kernel"
+ *   build.c       definition -> translation unit -> compiler -> shared object
+ *   compiler.c    the system C compiler as a child process
+ *   cache.c       shared objects on disk
+ *   symbols.c     ELF check: no mutable file-scope variables
+ *   channel.c     the rings of one instance: pump (host -> device) and drain (device -> host)
+ *   logline.c     text of rk_log
+ *   instance.c    a ring kernel as an actor: launch, activate, pause, stop, fail; reading its state
+ *   object.c      the objects behind instances, kept for reuse
  *   device.c      the device of a runtime, its threads, the watchdog for handlers that hang
  *   cpu/cpu.c     back end: blocks are threads running kernels/resident.cu
  */

@@ -1,17 +1,19 @@
 /*
  * script.h -- the C half of the Lua module `rk`: what its files share.
  *
- *   value.c     Lua values <-> MessagePack                 message.c   typed messages (userdata)
- *   type.c      message types (rk.message)                 pid.c       pids (userdata)
- *   transfer.c  functions and data into another state      scheduler.c coroutines of one state
- *   calls.c     pid:send/call..., receive, reply, sleep    luaactor.c  Lua code as an actor
- *   coroutine.c resume, wrap... that pass our yields on    server.c    C half of rk/server.lua
- *   host.c      the host of a state, interrupts            mail.c      replies, timers, mail, stop
- *   control.c   pid:stop/kill/info/activate...
- *   state.c     a lua_State with our libraries             module.c    luaopen_rk, the rk table
- *   runtime.c   runtime objects                            kernel.c    rk.kernel
- *   embed.c     rk_open, rk_dofile: Lua configuration      deadletter.c the hook for Lua
- *   process.c   os.execute, io.popen of a pinned thread
+ *   values       value.c unpack.c  Lua values <-> MessagePack; entry.c  calls by entry name
+ *                message.c fields.c construct.c type.c  typed messages; delivery.c  received ones
+ *                pid.c  pids
+ *   transfer     capture.c restore.c modnames.c  functions and data into another state
+ *   scheduling   host.c  the host of a state, interrupts; scheduler.c  its coroutines
+ *                mail.c  replies, timers, mail, stop; coroutine.c  resume, wrap... that pass on
+ *                calls.c  send, call, receive, reply, sleep; control.c  stop, kill, info, verbs
+ *   actors       luaactor.c  Lua code as an actor; server.c  C half of rk/server.lua
+ *   the module   state.c  a lua_State with our libraries; module.c  luaopen_rk, errors
+ *                runtime.c launch.c  runtime objects; kernel.c  rk.kernel; deadletter.c  the hook
+ *                process.c  os.execute, io.popen, os.exit
+ *   embedding    embed.c  rk_open, rk_dofile; settings.c  overrides; handles.c  open runtimes
+ *                chunk.c  protected calls with traceback
  *
  * One lua_State belongs to one thread (an actor's, or a port's). No lua_error crosses a C frame
  * that owns memory: what must be freed sits in a userdata or is freed before the error is raised.
