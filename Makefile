@@ -46,7 +46,7 @@ run: all ## install what is missing, build, and run the main job on this machine
 	$(Q)$(OUT)/rklua examples/stream.lua
 
 test: all $(UNIT) $(STRESS) ## set up, build, run every test
-	$(Q)OUT=$(OUT) scripts/test
+	$(Q)RK_BUILD=$(OUT) scripts/test
 
 ci: ## what CI runs: tests, lint, sanitizers, examples
 	$(Q)scripts/ci
@@ -61,10 +61,10 @@ fuzz: ## the decoder fuzzer for 60 s
 	$(Q)scripts/fuzz 60
 
 bench: all $(BENCH) ## round trips and throughput beside a raw ring, in one run
-	$(Q)OUT=$(OUT) scripts/bench
+	$(Q)RK_BUILD=$(OUT) scripts/bench
 
 install: all ## into PREFIX (DESTDIR is honoured)
-	$(Q)OUT=$(OUT) PREFIX=$(PREFIX) scripts/install
+	$(Q)RK_BUILD=$(OUT) PREFIX=$(PREFIX) scripts/install
 
 clean: ## remove build/
 	rm -rf $(BUILD)
@@ -78,7 +78,7 @@ kernels-ready: $(OUT)/kernels/.ready
 $(OUT)/kernels/.ready: $(OUT)/rklua scripts/precompile.lua
 	@echo "  KERNELS $(OUT)/kernels"
 	$(Q)$(OUT)/rklua scripts/precompile.lua $(OUT)/kernels
-	$(Q)CUDA=$(CUDA) OUT=$(OUT) scripts/check-kernels
+	$(Q)CUDA=$(CUDA) RK_BUILD=$(OUT) scripts/check-kernels
 	@touch $@
 
 $(OUT)/rklua: $(MAIN_OBJ) $(OUT)/librk.a

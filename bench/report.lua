@@ -1,6 +1,6 @@
 -- report.lua: runs every bench program once per round, several rounds, and prints one table.
 -- Run by scripts/bench. Settings from the environment:
---   OUT       where the programs are (build)
+--   RK_BUILD       where the programs are (build)
 --   ROUNDS    how often every case is measured (7)
 --   SAVE=1    writes bench/results/DATE.json and .md as well
 --   BENCH_SECONDS  how long a case measures round trips, and then messages per second (0.25)
@@ -10,7 +10,7 @@
 -- round (for the C cases inside slices of 20 ms), and what is printed is the median of the rounds
 -- beside their min..max.
 
-local OUT = os.getenv "OUT" or "build"
+local RK_BUILD = os.getenv "RK_BUILD" or "build"
 local ROUNDS = math.max(1, tonumber(os.getenv "ROUNDS") or 7)
 local SECONDS = tonumber(os.getenv "BENCH_SECONDS") or 0.25
 
@@ -94,7 +94,7 @@ end
 
 local function run(command, results, cpus)
   local settings = ("BENCH_CPUS=%d,%d BENCH_SECONDS=%g"):format(cpus[1], cpus[2], SECONDS)
-  local file = assert(io.popen(("%s exec timeout 60 %s/bench/%s 2>&1"):format(settings, OUT,
+  local file = assert(io.popen(("%s exec timeout 60 %s/bench/%s 2>&1"):format(settings, RK_BUILD,
     command)))
   local text = file:read("a")
   local ok, how, status = file:close()
