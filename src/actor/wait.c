@@ -317,6 +317,10 @@ int rk_receive_if(rk_message **out, bool (*accept)(const rk_message *m, void *ar
             *out = m;
             return 0;
         }
+        /* It may have come while we looked for mail, and then nothing will wake us for it. */
+        if (stop_pending(self)) {
+            return rk__fail(RK_ESTOP, "stop: %s", self->stop_reason ? self->stop_reason : "");
+        }
         int code = rk__wait(self, deadline, false, true);
         if (code < 0) {
             return code == RK_ETIMEOUT ? rk__fail(code, "timeout: no message arrived")
