@@ -111,10 +111,6 @@ rk__push rk__mailbox_push(rk__mailbox *mb, rk_message *m, rk_message **dropped);
  * The message keeps its credit until rk__mailbox_credit. */
 rk_message *rk__mailbox_find(rk__mailbox *mb, bool (*accept)(const rk_message *, void *), void *arg,
                              uint64_t *seen);
-static inline rk_message *rk__mailbox_next(rk__mailbox *mb)
-{
-    return rk__mailbox_find(mb, NULL, NULL, NULL);
-}
 /* The next reply to a call, whatever its token. */
 rk_message *rk__mailbox_reply(rk__mailbox *mb);
 /* Gives the credit of a message back (once it is handed to its handler or thrown away). */
