@@ -98,12 +98,6 @@ rk__handle *rk__handle_of(const rk_runtime *rt)
     return e;
 }
 
-uint64_t rk__handle_serial(const rk_runtime *rt)
-{
-    const rk__handle *e = rk__handle_of(rt);
-    return e != NULL ? e->serial : 0;
-}
-
 void rk__handle_interrupt(void)
 {
     /* Acquire: pairs with the release in free_entry. */

@@ -23,8 +23,6 @@ int rk__handle_open(rk_runtime **out, const rk_config *config);
 int rk__handle_close(rk_runtime *rt);
 /* The entry of a runtime; NULL: it is not open. thread: any. blocks: no */
 rk__handle *rk__handle_of(const rk_runtime *rt);
-/* Its serial; 0: it is not open. thread: any. blocks: no */
-uint64_t rk__handle_serial(const rk_runtime *rt);
 /* rk_interrupt on every runtime that the calling thread opened. Async-signal-safe. */
 void rk__handle_interrupt(void);
 /* Forgets interrupts of them that nothing waited for. thread: the one that opened them */
