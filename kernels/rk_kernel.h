@@ -28,6 +28,10 @@
 #include <time.h>
 #define RK_FN static inline __attribute__((unused))
 #endif
+/* A GPU made of threads, for tests of the cuda device (tests/fakecuda): C, but in an image. */
+#if defined(RK_STANDIN)
+#include "standin.h"
+#endif
 
 /* ---- a definition: handlers, state ---------------------------------------------------------- */
 
@@ -52,7 +56,7 @@
 #define RK_STATE                                                                                   \
     typedef struct rk_state rk_state;                                                              \
     struct rk_state
-#define rk_get_state(ctx) ((rk_state *)(ctx)->instance->state)
+#define rk_get_state(ctx) ((rk_state *)(ctx)->block->state)
 
 /* ---- indices and loops ---------------------------------------------------------------------- */
 
@@ -64,7 +68,7 @@
 #define rk_threads(ctx) ((ctx)->threads)
 #endif
 #define rk_block(ctx)  ((ctx)->block->index)
-#define rk_blocks(ctx) ((ctx)->instance->blocks)
+#define rk_blocks(ctx) ((ctx)->block->blocks)
 
 /* RK_FOR (i, n): i is an int from 0 to n - 1, strided over the threads of the block. */
 #define RK_FOR(i, n)                                                                               \
@@ -76,7 +80,7 @@
 /* In RK_ON_START, RK_ON_STOP and RK_EVERY there is no message: nobody, and priority 128. */
 #define rk_from(ctx)     ((ctx)->message ? (ctx)->message->peer : (rk_pid)0)
 #define rk_priority(ctx) ((ctx)->message ? (int)(ctx)->message->priority : 128)
-#define rk_self(ctx)     ((ctx)->instance->self)
+#define rk_self(ctx)     ((ctx)->block->self)
 
 /* ---- words shared with the host and with other threads -------------------------------------- */
 
@@ -104,6 +108,63 @@ RK_FN void rk__store_u32(uint32_t *word, uint32_t value)
 RK_FN void rk__store_u64(uint64_t *word, uint64_t value)
 {
     asm volatile("st.release.sys.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
+}
+
+/* The same with nothing ordered by them; a store that nobody waits for. */
+RK_FN uint64_t rk__peek_u64(const uint64_t *word)
+{
+    uint64_t value;
+    asm volatile("ld.relaxed.sys.u64 %0, [%1];" : "=l"(value) : "l"(word) : "memory");
+    return value;
+}
+
+RK_FN void rk__post_u64(uint64_t *word, uint64_t value)
+{
+    asm volatile("st.relaxed.sys.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
+}
+
+/* Between the blocks of one GPU: nothing crosses PCIe. */
+RK_FN uint32_t rk__load_near(const uint32_t *word)
+{
+    uint32_t value;
+    asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
+    return value;
+}
+
+RK_FN void rk__store_near(uint32_t *word, uint32_t value)
+{
+    asm volatile("st.release.gpu.u32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
+}
+
+/* One access of 16 bytes each: whole, on the device and across PCIe. */
+RK_FN uint32_t rk__load_unit(const rk_unit *unit, uint32_t words[RK_UNIT_WORDS])
+{
+    uint64_t low, high;
+    asm volatile("{ .reg .b128 unit; ld.relaxed.sys.global.b128 unit, [%2];"
+                 " mov.b128 {%0, %1}, unit; }"
+                 : "=l"(low), "=l"(high)
+                 : "l"(__cvta_generic_to_global(unit))
+                 : "memory");
+    words[0] = (uint32_t)low;
+    words[1] = (uint32_t)(low >> 32);
+    words[2] = (uint32_t)high;
+    return (uint32_t)(high >> 32);
+}
+
+RK_FN void rk__store_unit(rk_unit *unit, const uint32_t words[RK_UNIT_WORDS], uint32_t stamp)
+{
+    uint64_t low = words[0] | (uint64_t)words[1] << 32, high = words[2] | (uint64_t)stamp << 32;
+    asm volatile("{ .reg .b128 unit; mov.b128 unit, {%1, %2};"
+                 " st.relaxed.sys.global.b128 [%0], unit; }" ::"l"(__cvta_generic_to_global(unit)),
+                 "l"(low), "l"(high)
+                 : "memory");
+}
+
+/* Before a stamp that vouches for what stands elsewhere; after one that was read. Costs a round
+ * trip over PCIe, so small packets do without. */
+RK_FN void rk__fence_system(void)
+{
+    asm volatile("fence.acq_rel.sys;" ::: "memory");
 }
 
 /* Backs off from 32 ns to about 1 us. */
@@ -141,6 +202,60 @@ RK_FN void rk__store_u64(uint64_t *word, uint64_t value)
     __atomic_store_n(word, value, __ATOMIC_RELEASE);
 }
 
+RK_FN uint64_t rk__peek_u64(const uint64_t *word)
+{
+    return __atomic_load_n(word, __ATOMIC_RELAXED);
+}
+
+RK_FN void rk__post_u64(uint64_t *word, uint64_t value)
+{
+    __atomic_store_n(word, value, __ATOMIC_RELAXED);
+}
+
+RK_FN uint32_t rk__load_near(const uint32_t *word)
+{
+    return rk__load_u32(word);
+}
+
+RK_FN void rk__store_near(uint32_t *word, uint32_t value)
+{
+    rk__store_u32(word, value);
+}
+
+/* Stamp, then data; data, then stamp: acquire and release of the stamp order them. The data is
+ * meaningless when the stamp is not the one that was waited for. */
+RK_FN uint32_t rk__load_unit(const rk_unit *unit, uint32_t words[RK_UNIT_WORDS])
+{
+    uint32_t stamp = rk__load_u32(&unit->stamp);
+    memcpy(words, unit->words, sizeof unit->words);
+    return stamp;
+}
+
+RK_FN void rk__store_unit(rk_unit *unit, const uint32_t words[RK_UNIT_WORDS], uint32_t stamp)
+{
+    memcpy(unit->words, words, sizeof unit->words);
+    rk__store_u32(&unit->stamp, stamp);
+}
+
+RK_FN void rk__fence_system(void)
+{
+    /* The stamps' release and acquire order everything before and after them. */
+}
+
+#if defined(RK_STANDIN)
+
+RK_FN void rk__pause(uint32_t spins)
+{
+    standin_sleep(spins < 16 ? 32u : 1000u << (spins / 16 < 9 ? spins / 16 : 9));
+}
+
+RK_FN int64_t rk__device_clock(void)
+{
+    return standin_clock();
+}
+
+#else
+
 /* Whoever is waited for may need this very core, so spinning is short. */
 RK_FN void rk__pause(uint32_t spins)
 {
@@ -161,18 +276,19 @@ RK_FN int64_t rk__device_clock(void)
 }
 
 #endif
+#endif
 
 /* Nanoseconds on the host's monotonic clock. */
 RK_FN int64_t rk__now_of(const rk_ctx *ctx)
 {
-    const uint64_t *offset = (const uint64_t *)&ctx->block->clock_offset;
-    return rk__device_clock() + (int64_t)rk__load_u64(offset);
+    const uint64_t *offset = (const uint64_t *)&ctx->block->wire->clock_offset;
+    return rk__device_clock() + (int64_t)rk__peek_u64(offset);
 }
 #define rk_now(ctx) rk__now_of(ctx)
 
 /* ---- the block's barrier -------------------------------------------------------------------- */
 
-#if !defined(RK_CUDA)
+#if !defined(RK_CUDA) && !defined(RK_STANDIN)
 
 /*
  * ctx->barrier on the cpu: one per block. The last thread to arrive opens it by a new `sense`.
@@ -218,6 +334,8 @@ RK_FN void rk_barrier_wait(rk_barrier *barrier)
 #define rk_sync(ctx) ((void)(ctx))
 #elif defined(RK_CUDA)
 #define rk_sync(ctx) ((void)(ctx), __syncthreads())
+#elif defined(RK_STANDIN)
+#define rk_sync(ctx) ((void)(ctx), standin_sync())
 #else
 #define rk_sync(ctx) rk_barrier_wait((rk_barrier *)(ctx)->barrier)
 #endif
@@ -225,23 +343,28 @@ RK_FN void rk_barrier_wait(rk_barrier *barrier)
 /* ---- block-shared scratch ------------------------------------------------------------------- */
 
 /*
- * RK_SHARED(float, tile, [256]): scratch that all threads of a block share, 48 KiB in all; its
- * contents are undefined when a handler begins. On the cpu an unused constant object per use gives
- * each its fixed place: the linker lays them out in one section, the offset there is the offset in
- * the block's scratch, and too much of it is a compile error, as it is in CUDA.
+ * RK_SHARED(float, tile, [256]): scratch that all threads of a block share, 46 KiB in all; its
+ * contents are undefined when a handler begins. Each use has its place, told by its line: the
+ * generated head of a definition has an RK_PLACE_line for each.
  */
+#define RK__PLACE(line)   RK__PLACE_1(line)
+#define RK__PLACE_1(line) RK_PLACE_##line
+#define RK__PLACES(size)  (((size) + 15) / 16 * 16)
 #if defined(RK_CUDA)
-#define RK_SHARED(T, name, dims) __shared__ T name dims
-#else
-extern const char __start_rk_shared[] __attribute__((visibility("hidden")));
+/* The loop's own part comes first: packets, words of reductions, decisions. */
+extern __shared__ __align__(16) unsigned char rk__dynamic[];
 #define RK_SHARED(T, name, dims)                                                                   \
-    static const struct {                                                                          \
-        char bytes[sizeof(T dims)];                                                                \
-    } rk_place_##name __attribute__((section("rk_shared"), aligned(16))) = {{0}};                  \
-    __typeof__(&(*(T(*) dims)0)[0]) name = (__typeof__(&(                                          \
-        *(T(*) dims)0)[0]))(void *)(ctx->block->shared +                                           \
-                                    ((const char *)&rk_place_##name - __start_rk_shared))
+    T(&name) dims = *(T(*) dims)(void *)(rk__dynamic + RK_LOOP_SHARED + RK__PLACE(__LINE__))
+#else
+#define RK_SHARED(T, name, dims)                                                                   \
+    __typeof__(&(*(T(*) dims)0)[0]) name =                                                         \
+        (__typeof__(&(*(T(*) dims)0)[0]))(void *)(ctx->block->shared + RK__PLACE(__LINE__))
 #endif
+/* Of shared memory in an image: the pending packet, the window, a word per warp (per thread in the
+ * stand-in, whose blocks are small), and a decision. */
+enum { RK__LOOP_PACKETS = 2 * (int)sizeof(rk_packet), RK__REDUCE_WORDS = 128 };
+RK_ABI_ASSERT(RK__LOOP_PACKETS + 8 * (int)RK__REDUCE_WORDS + 64 <= (int)RK_LOOP_SHARED,
+              "the loop's shared memory");
 
 /* ---- reductions over the block -------------------------------------------------------------- */
 
@@ -289,13 +412,6 @@ extern const char __start_rk_shared[] __attribute__((visibility("hidden")));
 
 #if defined(RK_CUDA)
 
-RK_FN uint64_t *rk__words(rk_ctx *ctx)
-{
-    __shared__ uint64_t words[32];
-    (void)ctx;
-    return words;
-}
-
 /* The last warp of a block may have fewer lanes than 32; all its lanes call. */
 RK_FN unsigned rk__lanes(const rk_ctx *ctx)
 {
@@ -312,7 +428,7 @@ RK_FN unsigned rk__lane_mask(unsigned lanes)
 #define RK__REDUCE(name, T, suffix, OP)                                                            \
     RK_FN T RK__NAME(name, suffix)(rk_ctx * ctx, T x)                                              \
     {                                                                                              \
-        uint64_t *words = rk__words(ctx);                                                          \
+        uint64_t *words = ctx->reduce;                                                             \
         unsigned lane = ctx->thread & 31u, lanes = rk__lanes(ctx),                                 \
                  warps = (ctx->threads + 31) / 32;                                                 \
         for (unsigned step = 16; step > 0; step /= 2) {                                            \
@@ -333,7 +449,7 @@ RK_FN unsigned rk__lane_mask(unsigned lanes)
 #define RK__SCAN(T, suffix)                                                                        \
     RK_FN T RK__NAME(rk__scan, suffix)(rk_ctx * ctx, T x)                                          \
     {                                                                                              \
-        uint64_t *words = rk__words(ctx);                                                          \
+        uint64_t *words = ctx->reduce;                                                             \
         unsigned lane = ctx->thread & 31u, lanes = rk__lanes(ctx), warp = ctx->thread / 32;        \
         for (unsigned step = 1; step < 32; step *= 2) {                                            \
             T other = __shfl_up_sync(rk__lane_mask(lanes), x, step);                               \
@@ -353,7 +469,7 @@ RK_FN unsigned rk__lane_mask(unsigned lanes)
 #define RK__BROADCAST(T, suffix)                                                                   \
     RK_FN T RK__NAME(rk__broadcast, suffix)(rk_ctx * ctx, T x, uint32_t thread)                    \
     {                                                                                              \
-        uint64_t *words = rk__words(ctx);                                                          \
+        uint64_t *words = ctx->reduce;                                                             \
         if (ctx->thread == thread) {                                                               \
             RK__WORD(T, words) = x;                                                                \
         }                                                                                          \
@@ -433,7 +549,7 @@ RK__NUMBERS(RK__REDUCTIONS)
 
 /* ---- publishing: the outbox and its arena --------------------------------------------------- */
 
-enum { RK__ARENA_BORDER = 16, RK__TEXT_MAX = 512 };
+enum { RK__ARENA_BORDER = 16, RK__TEXT_MAX = RK_FAILURE_MAX - 1 };
 
 /* Only thread 0 of block 0 writes the outbox: it is its single producer. */
 RK_FN bool rk__publishes(const rk_ctx *ctx)
@@ -442,7 +558,7 @@ RK_FN bool rk__publishes(const rk_ctx *ctx)
 }
 
 /* One round of waiting until the host has taken something out. */
-#if defined(RK_CUDA)
+#if defined(RK_CUDA) || defined(RK_STANDIN)
 RK_FN void rk__wait_for_host(rk_ctx *ctx, uint32_t spins)
 {
     (void)ctx;
@@ -459,25 +575,79 @@ RK_FN void rk__wait_for_host(rk_ctx *ctx, uint32_t spins)
 }
 #endif
 
-/* The next slot of the outbox; waits for room. Not visible before rk_outbox_commit. */
-RK_FN rk_slot *rk_outbox_reserve(rk_ctx *ctx)
+/* A word of whatever it is. */
+#if defined(RK_CUDA)
+typedef uint64_t rk__word;
+#else
+typedef uint64_t rk__word __attribute__((may_alias));
+#endif
+
+/* Both places on a border of 16 bytes; size need not be. */
+RK_FN void rk__copy(void *to, const void *from, uint32_t size)
 {
-    rk_ring *ring = ctx->block->outbox;
-    uint32_t produced = ring->produced; /* no atomic: this thread is its only writer */
-    /* Acquire: with the host's release store of `consumed` after it has read the slot. */
-    for (uint32_t spins = 0; produced + 1 - rk__load_u32(&ring->consumed) >= ring->size; spins++) {
-        rk__wait_for_host(ctx, spins);
+    rk__word *out = (rk__word *)to;
+    const rk__word *in = (const rk__word *)from;
+    uint32_t words = size / 8;
+    for (uint32_t i = 0; i < words; i++) {
+        out[i] = in[i];
     }
-    return ctx->block->outbox_slots + (produced & ring->mask);
+    if (size % 8) {
+        memcpy(out + words, in + words, size % 8);
+    }
 }
 
-/* Release: the slot and its payload are visible to whoever acquires the new `produced`. */
-RK_FN void rk_outbox_commit(rk_ctx *ctx, rk_slot *slot)
+/* Waits until n slots of the outbox are free. */
+RK_FN void rk__outbox_room(rk_ctx *ctx, uint32_t n)
 {
-    rk_ring *ring = ctx->block->outbox;
-    uint32_t produced = ring->produced;
-    slot->stamp = produced + 1;
-    rk__store_u32(&ring->produced, produced + 1);
+    rk_block *block = ctx->block;
+    for (uint32_t spins = 0; block->produced + n - block->consumed > block->outbox_mask + 1;
+         spins++) {
+        if (spins > 0) {
+            rk__wait_for_host(ctx, spins - 1);
+        }
+        /* Acquire: with the host's release store after it has read the slots. */
+        block->consumed = rk__load_u32(&block->wire->consumed);
+    }
+}
+
+/* The pending packet goes out; by thread 0. All units are written, so that an old stamp cannot come
+ * round again. */
+RK_FN void rk__flush(rk_ctx *ctx, uint32_t flags)
+{
+    rk_block *block = ctx->block;
+    rk_packet *packet = ctx->pending;
+    uint32_t units = rk_slots_of(packet->size) * RK_SLOT_UNITS;
+    packet->flags |= (uint8_t)flags;
+    rk__outbox_room(ctx, units / RK_SLOT_UNITS);
+    if (packet->flags & RK_PACKET_REF) {
+        rk__fence_system(); /* release: what all threads wrote before the last rk_sync, too */
+    }
+    for (uint32_t i = 0; i < units; i++) {
+        uint32_t at = block->produced + i / RK_SLOT_UNITS;
+        rk__store_unit(&block->outbox[at & block->outbox_mask].units[i % RK_SLOT_UNITS],
+                       (const uint32_t *)(const void *)packet + i * RK_UNIT_WORDS, at + 1);
+    }
+    block->produced += units / RK_SLOT_UNITS;
+    ctx->waiting = 0;
+}
+
+/* The next packet, to be filled; the one before it leaves. By thread 0. */
+RK_FN rk_packet *rk__compose(rk_ctx *ctx, int kind, uint32_t type, rk_pid peer, uint32_t size)
+{
+    rk_packet *packet = ctx->pending;
+    if (ctx->waiting) {
+        rk__flush(ctx, 0);
+    }
+    packet->kind = (uint8_t)kind;
+    packet->flags = (uint8_t)((ctx->message ? 0u : (uint32_t)RK_PACKET_UNBOUND) |
+                              ctx->block->silent << RK_PACKET_SILENT_SHIFT);
+    ctx->block->silent = 0;
+    packet->priority = (uint8_t)rk_priority(ctx);
+    packet->type = (uint8_t)type;
+    packet->size = size;
+    packet->peer = peer;
+    ctx->waiting = 1;
+    return packet;
 }
 
 /*
@@ -486,7 +656,7 @@ RK_FN void rk_outbox_commit(rk_ctx *ctx, rk_slot *slot)
  * behind it. The arena is twice as large as the largest payload, so skipped bytes and payload fit
  * together; false: it is not.
  */
-RK_FN bool rk_arena_reserve(rk_ctx *ctx, uint32_t size, uint64_t *at, uint64_t *end)
+RK_FN bool rk__arena_reserve(rk_ctx *ctx, uint32_t size, uint64_t *at, uint64_t *end)
 {
     rk_block *block = ctx->block;
     uint64_t capacity = block->arena_size, head = block->arena_head;
@@ -499,26 +669,26 @@ RK_FN bool rk_arena_reserve(rk_ctx *ctx, uint32_t size, uint64_t *at, uint64_t *
         head += capacity - offset;
         offset = 0;
     }
-    /* Acquire: with the host's release store of arena_tail after it has read the payloads. */
-    for (uint32_t spins = 0; head + room - rk__load_u64(&block->arena_tail) > capacity; spins++) {
-        rk__wait_for_host(ctx, spins);
+    if (ctx->waiting) {
+        rk__flush(ctx, 0); /* the host may have to read its payload to make room for this one */
+    }
+    for (uint32_t spins = 0; head + room - block->arena_tail > capacity; spins++) {
+        if (spins > 0) {
+            rk__wait_for_host(ctx, spins - 1);
+        }
+        /* Acquire: with the host's release store after it has read the payloads. */
+        block->arena_tail = rk__load_u64(&block->wire->arena_tail);
     }
     *at = offset;
-    *end = head + room;
-    rk__store_u64(&block->arena_head, head + room); /* for the host's telemetry; pairs with none */
+    *end = block->arena_head = head + room;
     return true;
 }
 
-RK_FN void rk__fill_slot(rk_ctx *ctx, rk_slot *slot, int kind, uint32_t type, rk_pid peer,
-                         uint32_t size)
+RK_FN void rk__refer(rk_packet *packet, uint64_t at, uint64_t end)
 {
-    slot->kind = (uint8_t)kind;
-    slot->flags = 0;
-    slot->priority = (uint8_t)rk_priority(ctx);
-    slot->type = (uint8_t)type;
-    slot->size = size;
-    slot->token = ctx->message ? ctx->message->token : RK_TOKEN_NONE;
-    slot->peer = peer;
+    packet->flags |= RK_PACKET_REF;
+    packet->payload.words[0] = at;
+    packet->payload.words[1] = end;
 }
 
 RK_FN uint32_t rk__text_size(const char *text)
@@ -530,40 +700,47 @@ RK_FN uint32_t rk__text_size(const char *text)
     return size;
 }
 
+/* A payload of two parts, the first on a border of 16 bytes (the second may be empty), as a packet;
+ * by thread 0 of block 0. False: it is larger than the arena takes. */
+RK_FN bool rk__put(rk_ctx *ctx, int kind, uint32_t type, rk_pid peer, const void *first,
+                   uint32_t first_size, const void *second, uint32_t second_size)
+{
+    uint32_t size = first_size + second_size;
+    uint64_t at = 0, end = 0;
+    if (size > RK_PACKET_INLINE && !rk__arena_reserve(ctx, size, &at, &end)) {
+        return false;
+    }
+    rk_packet *packet = rk__compose(ctx, kind, type, peer, size);
+    uint8_t *payload = packet->payload.bytes;
+    if (size > RK_PACKET_INLINE) {
+        rk__refer(packet, at, end);
+        payload = ctx->block->arena + at;
+    }
+    rk__copy(payload, first, first_size);
+    if (second_size) {
+        memcpy(payload + first_size, second, second_size);
+    }
+    return true;
+}
+
 /* The text goes to whoever waits for the message, and the actor becomes FAILED with it. */
 RK_FN void rk__fail_now(rk_ctx *ctx, const char *why)
 {
     uint32_t size = rk__text_size(why);
     ctx->failed = 1;
     ctx->open_size = 0;
-    if (!rk__publishes(ctx)) {
-        if (rk_thread(ctx) == 0) { /* the host finds the text in the arena of the failed block */
-            memcpy(ctx->block->arena, why, size);
-            ctx->block->arena[size] = 0;
-        }
-        return;
+    if (rk__publishes(ctx)) {
+        rk__put(ctx, RK_PACKET_FAIL, 0, 0, (const void *)0, 0, why, size);
+    } else if (rk_thread(ctx) == 0) { /* the host looks there when block 0 has said nothing */
+        memcpy(ctx->block->wire->failure, why, size);
+        ctx->block->wire->failure[size] = 0;
     }
-    uint64_t at = 0, end = 0;
-    bool large = size > RK_SLOT_INLINE && rk_arena_reserve(ctx, size, &at, &end);
-    size = large || size < RK_SLOT_INLINE ? size : (uint32_t)RK_SLOT_INLINE;
-    rk_slot *slot = rk_outbox_reserve(ctx);
-    rk__fill_slot(ctx, slot, RK_SLOT_FAIL, 0, 0, size);
-    if (large) {
-        slot->flags = RK_SLOT_REF;
-        slot->payload.words[0] = at;
-        slot->payload.words[1] = end;
-    }
-    memcpy(large ? ctx->block->arena + at : slot->payload.inline_bytes, why, size);
-    rk_outbox_commit(ctx, slot);
 }
 
-/* A payload of two parts (the second may be empty) as one slot, in the arena when it is large. By
- * all threads; the first one does it. */
+/* By all threads; the first one of block 0 does it. */
 RK_FN void rk__publish(rk_ctx *ctx, int kind, uint32_t type, rk_pid peer, const void *first,
                        uint32_t first_size, const void *second, uint32_t second_size)
 {
-    uint32_t size = first_size + second_size;
-    uint64_t at = 0, end = 0;
     if (ctx->failed) {
         return;
     }
@@ -571,27 +748,10 @@ RK_FN void rk__publish(rk_ctx *ctx, int kind, uint32_t type, rk_pid peer, const 
         rk__fail_now(ctx, "published something between rk_reply_begin and rk_reply_end");
         return;
     }
-    if (!rk__publishes(ctx)) {
-        return;
-    }
-    if (size > RK_SLOT_INLINE && !rk_arena_reserve(ctx, size, &at, &end)) {
+    if (rk__publishes(ctx) &&
+        !rk__put(ctx, kind, type, peer, first, first_size, second, second_size)) {
         rk__fail_now(ctx, "a payload is larger than half of the outbox arena");
-        return;
     }
-    rk_slot *slot = rk_outbox_reserve(ctx);
-    uint8_t *payload = slot->payload.inline_bytes;
-    rk__fill_slot(ctx, slot, kind, type, peer, size);
-    if (size > RK_SLOT_INLINE) {
-        slot->flags = RK_SLOT_REF;
-        slot->payload.words[0] = at;
-        slot->payload.words[1] = end;
-        payload = ctx->block->arena + at;
-    }
-    memcpy(payload, first, first_size);
-    if (second_size) {
-        memcpy(payload + first_size, second, second_size);
-    }
-    rk_outbox_commit(ctx, slot);
 }
 
 /* ---- answers and messages ------------------------------------------------------------------- */
@@ -600,7 +760,7 @@ RK_FN void rk__reply_with(rk_ctx *ctx, uint32_t type, const void *payload, uint3
 {
     if (ctx->message) {
         ctx->replied = 1;
-        rk__publish(ctx, RK_SLOT_REPLY, type, ctx->message->peer, payload, size, 0, 0);
+        rk__publish(ctx, RK_PACKET_REPLY, type, ctx->message->peer, payload, size, 0, 0);
     }
 }
 
@@ -608,30 +768,39 @@ RK_FN void rk__forward_to(rk_ctx *ctx, rk_pid peer)
 {
     if (ctx->message) {
         ctx->replied = 1;
-        rk__publish(ctx, RK_SLOT_FORWARD, ctx->message->type, peer, 0, 0, 0, 0);
+        rk__publish(ctx, RK_PACKET_FORWARD, ctx->message->type, peer, 0, 0, 0, 0);
     }
 }
 
-/* Room for a large answer in the arena, zeroed by all threads. A block that does not publish fills
- * its own arena, which nobody reads. */
-RK_FN void *rk__reply_open(rk_ctx *ctx, uint32_t type, uint32_t size)
+/* Room in the arena for the open reply, known to all threads. */
+RK_FN void rk__reply_place(rk_ctx *ctx, uint32_t size)
 {
     unsigned long long at = 0, end = 0;
-    if (ctx->open_size) {
-        rk__fail_now(ctx, "rk_reply_begin twice without rk_reply_end");
-    }
-    if (rk__publishes(ctx) && size <= ctx->block->arena_size / 2) {
+    if (rk__publishes(ctx)) {
         uint64_t offset = 0, head = 0;
-        rk_arena_reserve(ctx, size, &offset, &head);
+        rk__arena_reserve(ctx, size, &offset, &head);
         at = offset;
         end = head;
     }
     ctx->open_at = rk_broadcast(ctx, at, 0);
     ctx->open_end = rk_broadcast(ctx, end, 0);
+}
+
+/* Where a large answer is filled, zeroed by all threads: in the arena when that is near, else in
+ * memory of the block's own (blocks that do not publish, and GPUs), to be copied at the end. */
+RK_FN void *rk__reply_open(rk_ctx *ctx, uint32_t type, uint32_t size)
+{
+    rk_block *block = ctx->block;
+    if (ctx->open_size) {
+        rk__fail_now(ctx, "rk_reply_begin twice without rk_reply_end");
+    }
     ctx->open_type = type;
     ctx->open_size = size;
-    uint8_t *payload = ctx->block->arena + ctx->open_at;
-    uint64_t *words = (uint64_t *)(void *)payload;
+    if (!block->outgoing) {
+        rk__reply_place(ctx, size);
+    }
+    uint8_t *payload = block->outgoing ? block->outgoing : block->arena + ctx->open_at;
+    rk__word *words = (rk__word *)(void *)payload;
     RK_FOR (i, (size + 7) / 8) {
         words[i] = 0;
     }
@@ -639,22 +808,45 @@ RK_FN void *rk__reply_open(rk_ctx *ctx, uint32_t type, uint32_t size)
     return payload;
 }
 
+/* From the block's own memory into the arena, by all threads of block 0. */
+RK_FN void rk__reply_move(rk_ctx *ctx, uint32_t size)
+{
+    rk__reply_place(ctx, size);
+    const rk__word *from = (const rk__word *)(void *)ctx->block->outgoing;
+    rk__word *to = (rk__word *)(void *)(ctx->block->arena + ctx->open_at);
+    RK_FOR (i, (size + 7) / 8) {
+        to[i] = from[i];
+    }
+    rk_sync(ctx);
+}
+
 RK_FN void rk__reply_close(rk_ctx *ctx)
 {
     uint32_t size = ctx->open_size;
     rk_sync(ctx); /* all threads have written their part */
     ctx->open_size = 0;
-    if (ctx->failed || !size || !ctx->message) {
+    if (ctx->failed || !size || ctx->block->index != 0) {
+        return;
+    }
+    if (!ctx->message) {
+        if (!ctx->block->outgoing && rk__publishes(ctx)) { /* the host gives the room back */
+            rk__refer(rk__compose(ctx, RK_PACKET_DONE, 0, 0, 0), ctx->open_at, ctx->open_end);
+        }
         return;
     }
     ctx->replied = 1;
+    if (ctx->block->outgoing && size <= RK_PACKET_INLINE) {
+        rk__publish(ctx, RK_PACKET_REPLY, ctx->open_type, ctx->message->peer, ctx->block->outgoing,
+                    size, 0, 0);
+        rk_sync(ctx); /* nobody fills the next one before this one was read */
+        return;
+    }
+    if (ctx->block->outgoing) {
+        rk__reply_move(ctx, size);
+    }
     if (rk__publishes(ctx)) {
-        rk_slot *slot = rk_outbox_reserve(ctx);
-        rk__fill_slot(ctx, slot, RK_SLOT_REPLY, ctx->open_type, ctx->message->peer, size);
-        slot->flags = RK_SLOT_REF;
-        slot->payload.words[0] = ctx->open_at;
-        slot->payload.words[1] = ctx->open_end;
-        rk_outbox_commit(ctx, slot);
+        rk__refer(rk__compose(ctx, RK_PACKET_REPLY, ctx->open_type, ctx->message->peer, size),
+                  ctx->open_at, ctx->open_end);
     }
 }
 
@@ -724,7 +916,7 @@ RK_FN void rk__reply_close(rk_ctx *ctx)
 #define rk_send(ctx, pid, T, ...)                                                                  \
     do {                                                                                           \
         RK__FILL(T, ##__VA_ARGS__)                                                                 \
-        rk__publish(ctx, RK_SLOT_SEND, rk_type_##T, pid, &rk_out, (uint32_t)sizeof rk_out, 0, 0);  \
+        rk__publish(ctx, RK_PACKET_SEND, rk_type_##T, pid, &rk_out, (uint32_t)sizeof rk_out, 0, 0);  \
     } while (0)
 /* Passes the message being handled on, sender and correlation kept +. */
 #define rk_forward(ctx, pid) rk__forward_to(ctx, pid)
@@ -784,7 +976,7 @@ RK_FN void rk__log_publish(rk_ctx *ctx, rk_log_record *record, uint32_t level, c
 {
     record->level = level;
     record->text = rk__text_size(text);
-    rk__publish(ctx, RK_SLOT_LOG, 0, 0, record, (uint32_t)sizeof *record, text, record->text);
+    rk__publish(ctx, RK_PACKET_LOG, 0, 0, record, (uint32_t)sizeof *record, text, record->text);
 }
 
 /* rk_log(ctx, RK_LOG_INFO, "sum %g of %d", sum, n) +: formatted on the host from up to 8 numbers; a
@@ -826,21 +1018,18 @@ RK_FN void rk__leave(rk_ctx *ctx)
 #else
 #define RK_ENTRY_THREADS 0
 #endif
+#if defined(RK_IMAGE)
+/* Several definitions are linked into an image, each under a name of its own: RK_DEFINITION. */
+#define RK__NAME_OF(end)         RK__NAME_OF_1(RK_DEFINITION, end)
+#define RK__NAME_OF_1(name, end) RK__NAME_OF_2(name, end)
+#define RK__NAME_OF_2(name, end) name##end
 #if defined(RK_CUDA)
-#if !defined(RK_DEFINITION)
-#define RK_DEFINITION rk_definition
-#endif
-/* The image that links several definitions names each by -DRK_DEFINITION=... */
-#define RK_DEFINE_ENTRY extern "C" __device__ const rk_entry RK_DEFINITION
-#define RK_SHARED_START
+#define RK__IMAGE_FN    extern "C" __device__
+#define RK__IMAGE_CONST extern "C" __device__ const
 #else
-#define RK_DEFINE_ENTRY                                                                            \
-    extern const rk_entry rk_definition;                                                           \
-    __attribute__((visibility("default"))) const rk_entry rk_definition
-/* The section exists, so that its start does, in definitions without RK_SHARED too. */
-#define RK_SHARED_START                                                                            \
-    static const char rk_shared_start[16]                                                          \
-        __attribute__((section("rk_shared"), aligned(16), used)) = {0};
+#define RK__IMAGE_FN
+#define RK__IMAGE_CONST const
+#endif
 #endif
 
 #endif

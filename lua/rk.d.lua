@@ -146,6 +146,8 @@ function rk.actor(name, definition) end
 ---@field queue_size? integer bound of the mailbox, default 1024
 ---@field cpu_threads? integer threads of a block on the cpu device, default 1
 ---@field handler_timeout? number seconds until a handler is reported, default 5; negative: never
+---@field on_timeout? "report" | "fail" what handler_timeout does: a line in the log (default), or also
+---  the actor becomes FAILED with that reason; the handler itself cannot be stopped
 ---@field full? "block" | "reject" | "drop_newest"
 
 ---Registers a ring kernel definition. It is compiled at launch; the compiler's messages have the
@@ -161,6 +163,47 @@ function rk.kernel(name, options) end
 ---@param folder string
 ---@return true?, string? message, string? code
 function rk.precompile(name, folder) end
+
+---------------------------------------------------------------------------------------------------
+-- Devices
+---------------------------------------------------------------------------------------------------
+
+---A place where ring kernels run. What is unknown is absent; only id, name, memory, processors and
+---modes are there for the cpu.
+---@class rk.device
+---@field id string "cpu", "cuda:0": what the option `device` of rk.runtime takes
+---@field name string of the model
+---@field memory integer bytes
+---@field processors integer multiprocessors; cpus this process may use
+---@field modes table<"persistent" | "bounded" | "batch", true | string> a mode that cannot be used: why
+---@field compute string? compute capability, "9.0"
+---@field uuid string?
+---@field pci_bus string? "0000:3b:00.0"
+---@field driver string? "580.65.06"
+---@field cuda string? CUDA version of the driver, "13.0"
+---@field nvrtc string? version of the compiler
+---@field target string? what is compiled for: "sm_90", "compute_90" when the device is newer than NVRTC
+---@field warp integer? threads
+---@field threads_per_processor integer?
+---@field threads_per_block integer?
+---@field shared_per_processor integer? bytes of shared memory
+---@field numa_node integer? of the host, closest to the device
+---@field pcie { generation: integer?, width: integer?, generation_max: integer?, width_max: integer? }?
+---@field watchdog boolean? kernels that run long are ended, for a display's sake
+---@field integrated boolean? shares the host's memory
+---@field host_atomics boolean? host and device see each other's atomics
+---@field dma_buf boolean? its memory can be given away as a dma-buf
+---@field rdma_write_order integer? of GPUDirect RDMA: 0 none, 100 owner, 200 all devices
+---@field sync_domains integer? memory synchronisation domains
+---@field compute_mode string? "default", "exclusive process", "prohibited"
+
+---@class rk.devices: rk.device[]
+---@field missing string? why no CUDA device can be used
+
+---The devices of this machine, the cpu first. Looking takes up to a second, when the CUDA libraries
+---are not in memory yet.
+---@return rk.devices
+function rk.devices() end
 
 ---------------------------------------------------------------------------------------------------
 -- Runtimes

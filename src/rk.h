@@ -178,11 +178,16 @@ typedef struct rk_config {
     const char *cache;    /* folder of compiled kernels; NULL: $XDG_CACHE_HOME/rk */
     int64_t stop_timeout; /* how long rk_close waits for an actor; default 2 s */
     int kill_signal;      /* real-time signal that interrupts Lua; 0: SIGRTMIN+3 */
+    /* Of a CUDA device; the first runtime that opens it decides for all of the process. */
+    int64_t device_timeout; /* for it to answer a ping, to reach a message border, to load; 5 s */
+    uint64_t pinned_memory; /* bytes for rings and messages, reserved once; default 64 MiB */
+    uint64_t device_memory; /* bytes for states; 0: 256 MiB, or a quarter of what is free */
 } rk_config;
 
 #define RK_CONFIG_INIT                                                                             \
     {                                                                                              \
-        sizeof(rk_config), NULL, NULL, NULL, NULL, NULL, 2000000000, 0                             \
+        sizeof(rk_config), NULL, NULL, NULL, NULL, NULL, 2000000000, 0, 5000000000,                \
+            (uint64_t)64 << 20, 0                                                                  \
     }
 
 /* Opens a runtime; runs config->script with globals `rk` and `runtime`. borrows config; gives.
@@ -317,18 +322,62 @@ typedef struct rk_kernel {
     enum rk_full full;       /* RK_FULL_DROP_OLDEST is RK_EUNSUPPORTED */
     const char *source_name; /* name and first line used in compiler messages; */
     int source_line;         /* NULL: the kernel's name (or its file), 1 */
+    bool timeout_fails;      /* handler_timeout makes the actor FAILED instead of only telling */
 } rk_kernel;
 
 #define RK_KERNEL_INIT                                                                             \
     {                                                                                              \
         sizeof(rk_kernel), NULL, NULL, NULL, NULL, 0, NULL, 0, NULL, 0, 128, 1, 1024, 1,           \
-            5000000000, RK_FULL_BLOCK, NULL, 1                                                     \
+            5000000000, RK_FULL_BLOCK, NULL, 1, false                                              \
     }
 
 /* Registers a definition (again: the new one serves later launches). copies everything. Checks the
  * source's RK_ON blocks against `accepts`; compiling happens at launch. RK_EINVAL, RK_ENOENT.
  * thread: any. blocks: no */
 RK_API int rk_kernel_define(const rk_kernel *kernel);
+
+/* ---- devices ------------------------------------------------------------------------------ */
+
+/* How ring kernels run on a device: in kernels that stay until they are stopped; in kernels that
+ * end after a while and are started again; in one kernel per batch of messages. */
+enum rk_mode { RK_MODE_PERSISTENT, RK_MODE_BOUNDED, RK_MODE_BATCH, RK_MODES };
+RK_API const char *rk_mode_name(enum rk_mode mode); /* "persistent"; "?" for other numbers */
+
+enum { RK_DEVICE_TEXT = 1024 }; /* bytes of a sentence about a device, with the final NUL */
+
+/* What is unknown, or does not apply (most of it to the cpu), is 0, false or "". */
+typedef struct rk_device {
+    char id[16];         /* "cpu", "cuda:0": what rk_config.device takes */
+    char name[256];      /* of the model */
+    char uuid[40];       /* as 8-4-4-4-12 hexadecimal digits */
+    char pci_bus[32];    /* "0000:3b:00.0" */
+    char driver[80];     /* "580.65.06" */
+    int driver_cuda;     /* CUDA version of the driver, 13000 is 13.0 */
+    int nvrtc;           /* version of the compiler, in the same form */
+    char target[16];     /* what is compiled for: "sm_90", or "compute_90" for newer devices */
+    int major, minor;    /* compute capability */
+    uint64_t memory;     /* bytes */
+    uint32_t processors; /* multiprocessors, or cpus this process may use */
+    uint32_t warp;       /* threads of a warp; cpu: 1 */
+    uint32_t threads_per_processor, threads_per_block; /* at most */
+    uint32_t shared_per_processor;                     /* bytes of shared memory */
+    int numa_node;                                     /* closest to the device; -1: unknown */
+    uint32_t pcie_generation, pcie_width;              /* of the link as it is now */
+    uint32_t pcie_generation_max, pcie_width_max;
+    bool watchdog;         /* kernels that run long are ended, for a display's sake */
+    bool integrated;       /* shares the memory of the host */
+    bool host_atomics;     /* host and device see each other's atomics */
+    bool dma_buf;          /* its memory can be given away as a dma-buf */
+    int rdma_write_order;  /* of GPUDirect RDMA: 0 none, 100 owner, 200 all devices */
+    uint32_t sync_domains; /* memory synchronisation domains */
+    char compute_mode[24]; /* "default", "exclusive process", "prohibited" */
+    char refused[RK_MODES][RK_DEVICE_TEXT]; /* why a mode cannot be used; "": it can be */
+} rk_device;
+
+/* Looks for devices: writes up to `capacity` of them to `out`, the cpu first, and to *count how
+ * many there are. `missing` (may be NULL) gets why no CUDA device can be used, "" when one can;
+ * that is no failure. RK_ENOMEM. thread: any. blocks: yes (loads the CUDA libraries) */
+RK_API int rk_devices(rk_device *out, size_t capacity, size_t *count, char missing[RK_DEVICE_TEXT]);
 
 /* ---- looking at things -------------------------------------------------------------------- */
 

@@ -81,6 +81,9 @@ static int fill(rk_runtime *rt, const rk_config *config)
     if (rt->device == NULL || rt->mode == NULL || (config->cache != NULL && rt->cache == NULL)) {
         return rk__fail(RK_ENOMEM, "no memory for a runtime");
     }
+    rt->device_timeout = config->device_timeout > 0 ? config->device_timeout : 5000000000;
+    rt->pinned_memory = config->pinned_memory;
+    rt->device_memory = config->device_memory;
     rt->stop_timeout = config->stop_timeout >= 0 ? config->stop_timeout : RK__FOREVER;
     rt->kill_signal = config->kill_signal != 0 ? config->kill_signal : SIGRTMIN + 3;
     return 0;

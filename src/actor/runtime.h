@@ -8,6 +8,8 @@
 
 struct rk_runtime {
     char *device, *mode, *cache; /* options as given */
+    int64_t device_timeout;
+    uint64_t pinned_memory, device_memory; /* bytes; device_memory 0: the device decides */
     rk__pin pin;
     int64_t stop_timeout;
     int kill_signal;

@@ -151,6 +151,20 @@ enum {
     CLOCK_PERIOD = 64   /* polls between looks at the clock */
 };
 
+/* Of the thread that waits. */
+static _Thread_local struct meanwhile {
+    void (*poll)(void *arg);
+    void *poll_arg;
+    void (*resting)(void *arg);
+    void *resting_arg;
+} meanwhile;
+
+void rk__park_meanwhile(void (*poll)(void *arg), void *poll_arg, void (*resting)(void *arg),
+                        void *resting_arg)
+{
+    meanwhile = (struct meanwhile){poll, poll_arg, resting, resting_arg};
+}
+
 static bool alone_on_cpu(const rk__park *p)
 {
     int cpu = p->cpu >= 0 ? p->cpu : sched_getcpu();
@@ -172,6 +186,9 @@ static bool spin(rk__park *p, bool (*ready)(void *arg), void *arg, int64_t deadl
             if (ready(arg)) {
                 return true;
             }
+            if (meanwhile.poll != NULL) {
+                meanwhile.poll(meanwhile.poll_arg);
+            }
             ck_pr_stall();
         }
         now = rk__now();
@@ -189,6 +206,9 @@ bool rk__park_rest(rk__park *p, bool (*ready)(void *arg), void *arg, int64_t dea
     bool woken = spin(p, ready, arg, deadline, &start);
     if (!woken) {
         start = start != 0 ? start : rk__now();
+        if (meanwhile.resting != NULL) {
+            meanwhile.resting(meanwhile.resting_arg);
+        }
         woken = rk__park_wait(p, ready, arg, deadline);
     }
     int64_t waited = start != 0 ? rk__now() - start : 0;

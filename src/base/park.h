@@ -38,4 +38,10 @@ bool rk__park_wait(rk__park *p, bool (*ready)(void *arg), void *arg, int64_t dea
  */
 bool rk__park_rest(rk__park *p, bool (*ready)(void *arg), void *arg, int64_t deadline);
 
+/* What this thread does while it waits in rk__park_rest, for a device that cannot wake anybody: poll
+ * between looks while it spins, resting when it is about to sleep. Replaces what was set before;
+ * poll NULL: nothing. Both must stay callable with their arguments for the life of the process. */
+void rk__park_meanwhile(void (*poll)(void *arg), void *poll_arg, void (*resting)(void *arg),
+                        void *resting_arg);
+
 #endif

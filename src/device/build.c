@@ -123,13 +123,21 @@ static int make_key(const rk__kernel *kernel, const struct variant *v, rk__hash1
 
 /* ---- modules loaded in this process --------------------------------------------------------- */
 
+/* One of the cpu device. */
 struct loaded {
-    rk__module module;
-    struct loaded *next;
+    rk__module module; /* the first */
+    void *library;     /* dlopen handle */
 };
 
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct loaded *table;
+static rk__module *table; /* of all devices */
+
+static void unload(rk__module *module)
+{
+    struct loaded *l = (struct loaded *)module;
+    dlclose(l->library);
+    free(l);
+}
 
 static bool same_key(rk__hash128 a, rk__hash128 b)
 {
@@ -139,21 +147,37 @@ static bool same_key(rk__hash128 a, rk__hash128 b)
 /* Retained, or NULL. Under table_lock. */
 static rk__module *find_loaded(rk__hash128 key)
 {
-    for (struct loaded *l = table; l; l = l->next) {
-        if (same_key(l->module.key, key)) {
-            __atomic_add_fetch(&l->module.refs, 1, __ATOMIC_RELAXED);
-            return &l->module;
+    for (rk__module *m = table; m; m = m->next) {
+        if (same_key(m->key, key)) {
+            __atomic_add_fetch(&m->refs, 1, __ATOMIC_RELAXED);
+            return m;
         }
     }
     return NULL;
 }
 
-static rk__module *take_loaded(rk__hash128 key)
+rk__module *rk__module_find(rk__hash128 key)
 {
     pthread_mutex_lock(&table_lock);
     rk__module *module = find_loaded(key);
     pthread_mutex_unlock(&table_lock);
     return module;
+}
+
+rk__module *rk__module_enter(rk__module *module)
+{
+    pthread_mutex_lock(&table_lock);
+    rk__module *first = find_loaded(module->key);
+    if (!first) {
+        module->refs = 1;
+        module->next = table;
+        table = module;
+    }
+    pthread_mutex_unlock(&table_lock);
+    if (first) {
+        module->unload(module);
+    }
+    return first ? first : module;
 }
 
 /* The count reaches zero under the lock, so that nobody finds a module that is going. */
@@ -163,19 +187,17 @@ void rk__module_release(rk__module *module)
         return;
     }
     pthread_mutex_lock(&table_lock);
-    struct loaded *gone = NULL;
-    if (__atomic_sub_fetch(&module->refs, 1, __ATOMIC_ACQ_REL) == 0) {
-        struct loaded **at = &table;
-        while (&(*at)->module != module) {
+    bool gone = __atomic_sub_fetch(&module->refs, 1, __ATOMIC_ACQ_REL) == 0;
+    if (gone) {
+        rk__module **at = &table;
+        while (*at != module) {
             at = &(*at)->next;
         }
-        gone = *at;
-        *at = gone->next;
+        *at = module->next;
     }
     pthread_mutex_unlock(&table_lock);
     if (gone) {
-        dlclose(gone->module.library);
-        free(gone);
+        module->unload(module);
     }
 }
 
@@ -194,8 +216,12 @@ static const char *entry_fault(const rk_entry *entry, const rk__kernel *kernel, 
     return NULL;
 }
 
-static int check_periods(const rk_entry *entry, const rk__kernel *kernel)
+static int check_entry(const rk_entry *entry, const rk__kernel *kernel)
 {
+    if (entry->shared_size > RK_SHARED_SIZE) {
+        return rk__fail(RK_ECOMPILE, "kernel \"%s\" wants %u bytes of RK_SHARED; a block has %d",
+                        kernel->base.name, entry->shared_size, RK_SHARED_SIZE);
+    }
     for (uint32_t i = 0; i < entry->every_count; i++) {
         if (entry->every_periods[i] <= 0) {
             return rk__fail(RK_ECOMPILE, "kernel \"%s\": %s:%d: RK_EVERY(%s) wants a period > 0",
@@ -204,6 +230,15 @@ static int check_periods(const rk_entry *entry, const rk__kernel *kernel)
         }
     }
     return 0;
+}
+
+int rk__module_check(const rk_entry *entry, const rk__kernel *kernel, uint32_t threads,
+                     const char *from)
+{
+    const char *fault = entry_fault(entry, kernel, threads);
+    return fault ? rk__fail(RK_EIO, "kernel \"%s\": cannot use %s: %s", kernel->base.name, from,
+                            fault)
+                 : check_entry(entry, kernel);
 }
 
 /* With a sanitizer the linker does not ask for every function, and the loader is the first to. */
@@ -221,27 +256,24 @@ static int load_error(const char *path, const rk__kernel *kernel, const char *wh
 
 /* gives library and entry in `out` */
 static int open_library(const char *path, const rk__kernel *kernel, uint32_t threads,
-                        rk__module *out)
+                        struct loaded *out)
 {
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library) {
         return load_error(path, kernel, dlerror());
     }
     const rk_entry *entry = (const rk_entry *)dlsym(library, "rk_definition");
-    const char *fault = entry_fault(entry, kernel, threads);
-    int rc =
-        fault ? rk__fail(RK_EIO, "kernel \"%s\": cannot use %s: %s", kernel->base.name, path, fault)
-              : check_periods(entry, kernel);
+    int rc = rk__module_check(entry, kernel, threads, path);
     if (rc < 0) {
         dlclose(library);
         return rc;
     }
     out->library = library;
-    out->entry = entry;
+    out->module.entry = entry;
     return 0;
 }
 
-/* Loads a file and enters it into the table; another thread may have been faster. */
+/* Loads a file and enters it into the table. */
 static int load(const char *path, rk__hash128 key, const rk__kernel *kernel, uint32_t threads,
                 rk__module **out)
 {
@@ -250,24 +282,13 @@ static int load(const char *path, rk__hash128 key, const rk__kernel *kernel, uin
         return rk__fail(RK_ENOMEM, "kernel \"%s\": out of memory", kernel->base.name);
     }
     l->module.key = key;
-    l->module.refs = 1;
-    int rc = open_library(path, kernel, threads, &l->module);
+    l->module.unload = unload;
+    int rc = open_library(path, kernel, threads, l);
     if (rc < 0) {
         free(l);
         return rc;
     }
-    pthread_mutex_lock(&table_lock);
-    rk__module *first = find_loaded(key);
-    if (!first) {
-        l->next = table;
-        table = l;
-    }
-    pthread_mutex_unlock(&table_lock);
-    if (first) {
-        dlclose(l->module.library);
-        free(l);
-    }
-    *out = first ? first : &l->module;
+    *out = rk__module_enter(&l->module);
     return 0;
 }
 
@@ -319,7 +340,7 @@ static int find_ready(const rk__kernel *kernel, struct variant v, uint32_t threa
     if (rc < 0) {
         return rc;
     }
-    *out = take_loaded(key);
+    *out = rk__module_find(key);
     for (int i = 0; !*out && ready_folder(i, folder, sizeof folder); i++) {
         if (folder[0] && rk__cache_get(folder, key, path, sizeof path) == 0) {
             load(path, key, kernel, threads, out);
@@ -425,10 +446,17 @@ static int compile_and_load(const rk__kernel *kernel, const struct variant *v, c
 
 /* ---- rk__module_build ----------------------------------------------------------------------- */
 
-static void count_hit(rk_runtime *rt)
+void rk__module_count_hit(rk_runtime *rt)
 {
     if (rt) {
         __atomic_add_fetch(&rt->cache_hits, 1, __ATOMIC_RELAXED);
+    }
+}
+
+void rk__module_count_compiled(rk_runtime *rt)
+{
+    if (rt) {
+        __atomic_add_fetch(&rt->kernels_compiled, 1, __ATOMIC_RELAXED);
     }
 }
 
@@ -441,23 +469,23 @@ static int build_with(rk_runtime *rt, const rk__kernel *kernel, const struct var
     if (rc < 0) {
         return rc;
     }
-    *out = take_loaded(key);
+    *out = rk__module_find(key);
     if (*out) {
         return 0;
     }
     bool cached = rk__cache_folder(rt, cache, sizeof cache) == 0;
     if (cached && rk__cache_get(cache, key, path, sizeof path) == 0 &&
         load(path, key, kernel, threads, out) == 0) {
-        count_hit(rt);
+        rk__module_count_hit(rt);
         return 0;
     }
     if (find_ready(kernel, *v, threads, out) == 0) {
-        count_hit(rt);
+        rk__module_count_hit(rt);
         return 0;
     }
     rc = compile_and_load(kernel, v, cached ? cache : NULL, key, threads, out);
-    if (rc == 0 && rt) {
-        __atomic_add_fetch(&rt->kernels_compiled, 1, __ATOMIC_RELAXED);
+    if (rc == 0) {
+        rk__module_count_compiled(rt);
     }
     return rc;
 }
@@ -471,7 +499,7 @@ static int build_without(rk_runtime *rt, const rk__kernel *kernel, struct varian
     for (int native = 1; native >= 0; native--) {
         v.native = native;
         if (find_ready(kernel, v, threads, out) == 0) {
-            count_hit(rt);
+            rk__module_count_hit(rt);
             return 0;
         }
     }

@@ -362,7 +362,7 @@ static void filter_missing(const rk__strbuf *said, rk__strbuf *out)
     }
 }
 
-static int report(const rk__kernel *kernel, const rk__strbuf *said, const char *what)
+int rk__compiler_report(const rk__kernel *kernel, const rk__strbuf *said, const char *what)
 {
     rk__strbuf lines = RK__STRBUF_INIT;
     filter(said, kernel, &lines);
@@ -388,7 +388,7 @@ static int finish(const char **arguments, const char *result, const rk__kernel *
     rk__strbuf said = RK__STRBUF_INIT;
     int rc = run(arguments, result, &said);
     if (rc > 0) {
-        rc = report(kernel, &said, what);
+        rc = rk__compiler_report(kernel, &said, what);
     }
     rk__strbuf_free(&said);
     return rc;

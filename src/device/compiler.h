@@ -38,5 +38,9 @@ int rk__compiler_object(const rk__compiler *c, const rk__kernel *kernel, const c
                         const char *const *flags, size_t count);
 /* folder/unit.o -> folder/unit.so. RK_ECOMPILE names what is missing. */
 int rk__compiler_link(const rk__compiler *c, const rk__kernel *kernel, const char *folder);
+/* The sentence for what a compiler or linker said in gcc's form ("file:12:5: error: ...",
+ * "undefined reference to `name'"): lines about the user's text, or names that are missing, or all.
+ * what: "compile", "link". Returns RK_ECOMPILE. thread: any. blocks: no */
+int rk__compiler_report(const rk__kernel *kernel, const rk__strbuf *said, const char *what);
 
 #endif

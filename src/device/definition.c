@@ -334,6 +334,7 @@ static int take_numbers(rk__kernel *k, const rk_kernel *options)
                         k->base.name);
     }
     k->handler_timeout = options->handler_timeout;
+    k->timeout_fails = options->timeout_fails;
     k->full = options->full;
     return 0;
 }
@@ -460,32 +461,57 @@ static void write_dispatch(rk__strbuf *s, const rk__kernel *k)
     rk__strbuf_adds(s, "    }\n    rk__leave(ctx);\n}\n");
 }
 
-static void write_hook(rk__strbuf *s, const char *name, int line)
+/* Each RK_SHARED stands behind the one before it; see RK_SHARED in rk_kernel.h. */
+static void write_places(rk__strbuf *s, const rk__kernel *k, int line)
 {
-    if (line) {
-        rk__strbuf_addf(s,
-                        "RK_ENTRY_FN void rk_%s(rk_ctx *ctx)\n{\n    rk__enter(ctx);\n"
-                        "    rk_at_%s(ctx);\n    rk__leave(ctx);\n}\n",
-                        name, name);
+    const rk__source *source = &k->source;
+    int shift = line - k->source_line;
+    rk__strbuf before = RK__STRBUF_INIT;
+    rk__strbuf_adds(&before, "0");
+    for (size_t i = 0; i < source->shared_count; i++) {
+        const rk__shared_use *use = &source->shared[i];
+        /* Compilers differ in which line a macro call over several lines has. */
+        for (int at = use->line; at <= use->last_line; at++) {
+            rk__strbuf_addf(s, "#define RK_PLACE_%d (%s)\n", at + shift, before.bytes);
+        }
+        rk__strbuf_clear(&before);
+        rk__strbuf_addf(&before, "RK_PLACE_%d + RK__PLACES(sizeof(%s %s))", use->line + shift,
+                        use->type, use->dims);
     }
+    s->failed |= before.failed;
+    rk__strbuf_free(&before);
+}
+
+/* The sum, with each part where the user wrote it: what is not known outside of the handler is
+ * reported there. */
+static void write_shared_total(rk__strbuf *s, const rk__kernel *k, const char *name, int line)
+{
+    const rk__source *source = &k->source;
+    for (size_t i = 0; i < source->shared_count; i++) {
+        const rk__shared_use *use = &source->shared[i];
+        write_line_mark(s, use->line + line - k->source_line, name);
+        rk__strbuf_addf(s, "enum { rk_shared_%zu = (int)sizeof(%s %s) };\n", i, use->type,
+                        use->dims);
+    }
+    write_line_mark(s, 1, RK__GENERATED);
+    rk__strbuf_adds(s, "enum { rk_shared_total = 0");
+    for (size_t i = 0; i < source->shared_count; i++) {
+        rk__strbuf_addf(s, " + RK__PLACES(rk_shared_%zu)", i);
+    }
+    rk__strbuf_adds(s, " };\n");
 }
 
 /* The periods are written where the user wrote them, so that a wrong one is reported there. */
-static void write_timers(rk__strbuf *s, const rk__kernel *k, const char *name, int line)
+static void write_periods(rk__strbuf *s, const rk__kernel *k, const char *name, int line)
 {
     const rk__source *source = &k->source;
     int shift = line - k->source_line;
     if (!source->every_count) {
         return;
     }
-    rk__strbuf_adds(s, "RK_ENTRY_FN void rk_every(rk_ctx *ctx, uint32_t index)\n{\n"
-                       "    rk__enter(ctx);\n    switch (index) {\n");
-    for (size_t i = 0; i < source->every_count; i++) {
-        rk__strbuf_addf(s, "    case %zu: rk_every_%d(ctx); break;\n", i,
-                        source->every_lines[i] + shift);
-    }
-    rk__strbuf_adds(s, "    }\n    rk__leave(ctx);\n}\n"
-                       "RK_ENTRY_CONST int64_t rk_every_periods[] = {\n");
+    rk__strbuf_adds(s, "#if defined(RK_IMAGE)\n"
+                       "RK__IMAGE_CONST int64_t RK__NAME_OF(_periods)[] = {\n#else\n"
+                       "static const int64_t rk_every_periods[] = {\n#endif\n");
     for (size_t i = 0; i < source->every_count; i++) {
         write_line_mark(s, source->every_lines[i] + shift, name);
         rk__strbuf_addf(s, "(int64_t)((%s) * 1e9),\n", source->every_periods[i]);
@@ -494,19 +520,50 @@ static void write_timers(rk__strbuf *s, const rk__kernel *k, const char *name, i
     rk__strbuf_adds(s, "};\n");
 }
 
+/* RK_ON_START, RK_ON_STOP and RK_EVERY. */
+static void write_hook(rk__strbuf *s, const rk__kernel *k, int line)
+{
+    const rk__source *source = &k->source;
+    rk__strbuf_adds(s, "RK_ENTRY_FN void rk_hook(rk_ctx *ctx, uint32_t step, uint32_t index)\n{\n"
+                       "    (void)index;\n    rk__enter(ctx);\n    switch (step) {\n");
+    if (source->start_line) {
+        rk__strbuf_adds(s, "    case RK_BUSY_START: rk_at_start(ctx); break;\n");
+    }
+    if (source->stop_line) {
+        rk__strbuf_adds(s, "    case RK_BUSY_STOP: rk_at_stop(ctx); break;\n");
+    }
+    if (source->every_count) {
+        rk__strbuf_adds(s, "    case RK_BUSY_EVERY:\n        switch (index) {\n");
+        for (size_t i = 0; i < source->every_count; i++) {
+            rk__strbuf_addf(s, "        case %zu: rk_every_%d(ctx); break;\n", i,
+                            source->every_lines[i] + line - k->source_line);
+        }
+        rk__strbuf_adds(s, "        }\n        break;\n");
+    }
+    rk__strbuf_adds(s, "    default: break;\n    }\n    rk__leave(ctx);\n}\n");
+}
+
+/* What the host reads, and the ways in: pointers on the cpu, functions with a name in an image. */
 static void write_entry(rk__strbuf *s, const rk__kernel *k)
 {
     const rk__source *source = &k->source;
     bool state = k->state || source->state_line;
     rk__strbuf_addf(s,
-                    "RK_SHARED_START\nRK_DEFINE_ENTRY = {\n"
-                    "    RK_ABI_VERSION, sizeof(rk_entry), RK_ABI_HASH,\n    %s,\n"
-                    "    %u, %u, %zu, RK_ENTRY_THREADS, %s,\n    rk_handle, %s, %s, %s,\n};\n",
+                    "#define RK_ENTRY_NUMBERS RK_ABI_VERSION, sizeof(rk_entry), RK_ABI_HASH, %s, "
+                    "%u, %u, %zu, RK_ENTRY_THREADS, rk_shared_total, 0\n",
                     state ? "sizeof(rk_state), __alignof__(rk_state)" : "0, 1", k->accepts,
-                    k->type_count, source->every_count,
-                    source->every_count ? "rk_every_periods" : "0",
-                    source->start_line ? "rk_start" : "0", source->stop_line ? "rk_stop" : "0",
-                    source->every_count ? "rk_every" : "0");
+                    k->type_count, source->every_count);
+    rk__strbuf_addf(s,
+                    "#if defined(RK_IMAGE)\n"
+                    "RK__IMAGE_CONST rk_entry RK__NAME_OF(_entry) = {RK_ENTRY_NUMBERS, 0, 0, 0};\n"
+                    "RK__IMAGE_FN void RK__NAME_OF(_handle)(rk_ctx *ctx, uint32_t type, "
+                    "const void *payload)\n{\n    rk_handle(ctx, type, payload);\n}\n"
+                    "RK__IMAGE_FN void RK__NAME_OF(_hook)(rk_ctx *ctx, uint32_t step, "
+                    "uint32_t index)\n{\n    rk_hook(ctx, step, index);\n}\n#else\n"
+                    "extern const rk_entry rk_definition;\n"
+                    "__attribute__((visibility(\"default\"))) const rk_entry rk_definition = "
+                    "{RK_ENTRY_NUMBERS, rk_handle, rk_hook, %s};\n#endif\n",
+                    source->every_count ? "rk_every_periods" : "0");
 }
 
 int rk__kernel_unit(const rk__kernel *k, const char *name, int line, rk__strbuf *s)
@@ -516,13 +573,14 @@ int rk__kernel_unit(const rk__kernel *k, const char *name, int line, rk__strbuf 
     if (rc < 0) {
         return rc;
     }
+    write_places(s, k, line);
     write_line_mark(s, line, name);
     rk__strbuf_adds(s, k->text);
     write_line_mark(s, 1, RK__GENERATED);
     write_dispatch(s, k);
-    write_hook(s, "start", k->source.start_line);
-    write_hook(s, "stop", k->source.stop_line);
-    write_timers(s, k, name, line);
+    write_hook(s, k, line);
+    write_shared_total(s, k, name, line);
+    write_periods(s, k, name, line);
     write_entry(s, k);
     return s->failed ? no_memory(k->base.name) : 0;
 }

@@ -17,15 +17,18 @@
  */
 #include "device/device.h"
 
-#include <dlfcn.h>
 #include <limits.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "device/instance.h"
+#if defined(RK_HAVE_CUDA)
+#include "device/cuda/cuda.h"
+#endif
 
 enum { TICK_MIN = 1000000 }; /* ns */
 
@@ -39,7 +42,11 @@ typedef struct device_thread {
 
 typedef struct devices {
     rk_runtime *runtime;
-    const rk__backend *backend;
+    const rk__backend *backend; /* atomic; NULL: "auto", not yet settled */
+    enum rk_mode mode;
+    char name[16]; /* "cpu", "cuda:0" */
+    void *gpu;     /* the cuda back end's */
+    pthread_mutex_t settling;
     pthread_mutex_t lock;
     device_thread *ended;        /* under lock */
     rk__kernel_actor *instances; /* under lock */
@@ -133,30 +140,43 @@ int rk__devices_thread(rk_runtime *rt, size_t stack, void *(*fn)(void *), void *
 
 /* ---- watchdog ------------------------------------------------------------------------------- */
 
-static void report(const rk__kernel_actor *k, uint32_t block, uint32_t busy, int64_t since)
+/* A handler that hangs, and its actor is to fail for it. */
+typedef struct hung {
+    rk__kernel_actor *kernel;
+    rk_pid pid;
+    char reason[256];
+} hung;
+
+static void report(rk__kernel_actor *k, uint32_t block, uint32_t busy, int64_t since, hung *found)
 {
-    char who[RK_PID_TEXT], what[96];
-    rk__log(RK__LOG_WARN, rk_pid_format(k->pid, who),
-            "%s has been running for %.3g s in block %u (handler_timeout is %.3g s)",
-            rk__kernel_busy_text(k, busy, what), (double)(rk__now() - since) / 1e9, block,
-            (double)k->kernel->handler_timeout / 1e9);
+    char who[RK_PID_TEXT], what[96], text[256];
+    snprintf(text, sizeof text,
+             "%s has been running for %.3g s in block %u (handler_timeout is %.3g s)",
+             rk__kernel_busy_text(k, busy, what), (double)(rk__now() - since) / 1e9, block,
+             (double)k->kernel->handler_timeout / 1e9);
+    rk__log(RK__LOG_WARN, rk_pid_format(k->pid, who), "%s", text);
+    if (k->kernel->timeout_fails && found->kernel == NULL) {
+        found->kernel = k;
+        found->pid = k->pid;
+        snprintf(found->reason, sizeof found->reason, "%s", text);
+    }
 }
 
 /* Looks at one block; true: something goes on there. */
-static bool look(rk__kernel_actor *k, uint32_t i)
+static bool look(rk__kernel_actor *k, uint32_t i, hung *found)
 {
     struct rk__watch_sample *s = &k->samples[i];
-    /* Both pair with the releases in loop_busy and loop_finish. */
-    uint32_t busy = __atomic_load_n(&k->blocks[i].busy, __ATOMIC_ACQUIRE);
-    uint32_t steps = __atomic_load_n(&k->blocks[i].steps, __ATOMIC_ACQUIRE);
+    /* Pairs with the stores in loop_busy and loop_finish. */
+    uint64_t activity = __atomic_load_n(&k->blocks[i].wire->activity, __ATOMIC_ACQUIRE);
+    uint32_t busy = (uint32_t)activity, steps = (uint32_t)(activity >> 32);
     if (busy != s->busy || steps != s->steps || busy == 0) {
         bool moved = steps != s->steps;
         *s = (struct rk__watch_sample){busy, steps, false, rk__now()};
         return moved || busy != 0;
     }
     if (!s->reported && rk__now() - s->since >= k->kernel->handler_timeout) {
-        s->reported = true;
-        report(k, i, busy, s->since);
+        s->reported = !k->kernel->timeout_fails || found->kernel == NULL; /* one at a time */
+        report(k, i, busy, s->since, found);
     }
     return true;
 }
@@ -165,8 +185,8 @@ static bool look(rk__kernel_actor *k, uint32_t i)
 static bool changes(const rk_block *block)
 {
     /* Pair with the releases in loop_status and the back end's command. */
-    uint32_t status = __atomic_load_n(&block->status, __ATOMIC_ACQUIRE);
-    uint32_t command = __atomic_load_n(&block->command, __ATOMIC_ACQUIRE);
+    uint32_t status = __atomic_load_n(&block->wire->status, __ATOMIC_ACQUIRE);
+    uint32_t command = __atomic_load_n(&block->wire->command, __ATOMIC_ACQUIRE);
     return status == RK_STATUS_NEW || (command >= RK_COMMAND_STOP && status < RK_STATUS_STOPPED);
 }
 
@@ -174,6 +194,7 @@ static bool changes(const rk_block *block)
  */
 static int64_t round_of(devices *d)
 {
+    hung found = {.kernel = NULL};
     int64_t shortest = RK__FOREVER;
     bool stirs = false;
     pthread_mutex_lock(&d->lock);
@@ -182,12 +203,15 @@ static int64_t round_of(devices *d)
         int64_t half = k->kernel->handler_timeout / 2;
         stirs |= k->module->entry->every_count > 0;
         for (uint32_t i = 0; i < k->grid; i++) {
-            stirs |= look(k, i);
+            stirs |= look(k, i, &found);
             stirs |= changes(&k->blocks[i]);
         }
         shortest = half < shortest ? half : shortest;
     }
     pthread_mutex_unlock(&d->lock);
+    if (found.kernel != NULL) {
+        rk__kernel_hung(found.kernel, found.pid, found.reason);
+    }
     return !stirs ? RK__FOREVER : shortest < TICK_MIN ? TICK_MIN : shortest;
 }
 
@@ -282,6 +306,8 @@ void rk__devices_leave(rk__kernel_actor *k)
 
 /* ---- open and close ------------------------------------------------------------------------- */
 
+static void close_cuda(void *gpu);
+
 static void close_devices(rk_runtime *rt)
 {
     devices *d = devices_of(rt);
@@ -291,27 +317,13 @@ static void close_devices(rk_runtime *rt)
         pthread_join(d->watchdog, NULL);
     }
     reap(d);
+    if (d->gpu != NULL) {
+        close_cuda(d->gpu);
+    }
+    pthread_mutex_destroy(&d->settling);
     pthread_mutex_destroy(&d->lock);
     free(d);
     rt->devices = NULL;
-}
-
-static int no_cuda(const char *device)
-{
-    void *driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-    int code;
-    if (driver != NULL) {
-        code = rk__fail(RK_EDEVICE,
-                        "device \"%s\": the CUDA driver (libcuda.so.1) is there, but "
-                        "this version has no CUDA back end yet; use \"cpu\" or \"auto\"",
-                        device);
-        dlclose(driver);
-        return code;
-    }
-    return rk__fail(RK_EDEVICE,
-                    "device \"%s\": looked for the CUDA driver: %s; this version has no "
-                    "CUDA back end yet either; use \"cpu\" or \"auto\"",
-                    device, dlerror());
 }
 
 /* "cuda" or "cuda:N". */
@@ -325,44 +337,155 @@ static bool names_cuda(const char *device)
                                  strspn(number, "0123456789") == strlen(number));
 }
 
-static int check(const rk_runtime *rt)
+static int unknown_device(const char *device)
 {
-    const char *device = rt->device != NULL ? rt->device : "auto";
+    return rk__fail(RK_EINVAL,
+                    "unknown device \"%s\": use \"auto\", \"cpu\", \"cuda\" or \"cuda:N\"", device);
+}
+
+static int check_mode(const rk_runtime *rt, enum rk_mode *out)
+{
     const char *mode = rt->mode != NULL ? rt->mode : "persistent";
-    if (names_cuda(device)) {
-        return no_cuda(device);
+    for (int m = 0; m < RK_MODES; m++) {
+        if (strcmp(mode, rk_mode_name((enum rk_mode)m)) == 0) {
+            *out = (enum rk_mode)m;
+            return 0;
+        }
     }
-    if (strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0) {
-        return rk__fail(RK_EINVAL,
-                        "unknown device \"%s\": use \"auto\", \"cpu\", \"cuda\" or "
-                        "\"cuda:N\"",
-                        device);
-    }
-    if (strcmp(mode, "bounded") == 0 || strcmp(mode, "batch") == 0) {
+    return rk__fail(RK_EINVAL, "unknown mode \"%s\": use \"persistent\", \"bounded\" or \"batch\"",
+                    mode);
+}
+
+/* ---- choosing a device ---------------------------------------------------------------------- */
+
+static int use_cpu(devices *d)
+{
+    if (d->mode != RK_MODE_PERSISTENT) {
         return rk__fail(RK_EUNSUPPORTED,
-                        "mode \"%s\" is for GPUs: on the cpu device kernels are "
-                        "always \"persistent\" and cost nothing while idle",
-                        mode);
+                        "mode \"%s\" is for GPUs: on the cpu device kernels are always "
+                        "\"persistent\" and cost nothing while idle",
+                        rk_mode_name(d->mode));
     }
-    if (strcmp(mode, "persistent") != 0) {
-        return rk__fail(RK_EINVAL,
-                        "unknown mode \"%s\": use \"persistent\", \"bounded\" or "
-                        "\"batch\"",
-                        mode);
-    }
+    snprintf(d->name, sizeof d->name, "cpu");
+    __atomic_store_n(&d->backend, &rk__backend_cpu, __ATOMIC_RELEASE); /* pairs with backend_of */
     return 0;
+}
+
+#if defined(RK_HAVE_CUDA)
+
+static int use_cuda(devices *d, int ordinal)
+{
+    int code = rk__cuda_open(ordinal, d->runtime, d->mode, &d->gpu);
+    if (code == 0) {
+        snprintf(d->name, sizeof d->name, "cuda:%d", ordinal);
+        __atomic_store_n(&d->backend, &rk__backend_cuda, __ATOMIC_RELEASE); /* as in use_cpu */
+    }
+    return code;
+}
+
+static void close_cuda(void *gpu)
+{
+    rk__cuda_close(gpu);
+}
+
+static bool cuda_is_likely(void)
+{
+    return rk__cuda_present() == 0;
+}
+
+#else
+
+static int use_cuda(devices *d, int ordinal)
+{
+    (void)d;
+    return rk__fail(
+        RK_EDEVICE,
+        "device \"cuda:%d\": this library was built without the CUDA back end, because "
+        "the CUDA Toolkit's headers were not found (or CUDA=off was given); use \"cpu\" "
+        "or \"auto\"",
+        ordinal);
+}
+
+static void close_cuda(void *gpu)
+{
+    (void)gpu;
+}
+
+static bool cuda_is_likely(void)
+{
+    rk__fail(RK_EDEVICE, "this library was built without the CUDA back end");
+    return false;
+}
+
+#endif
+
+static const rk__backend *backend_of(const devices *d)
+{
+    /* Acquire: pairs with the release in use_cpu and use_cuda. */
+    return __atomic_load_n(&d->backend, __ATOMIC_ACQUIRE);
+}
+
+/* CUDA when it passes its self-test, else the cpu; the log says why. No driver at all is the usual
+ * thing on most machines, and told only to who asks for it. */
+static int settle_auto(devices *d)
+{
+    bool likely = cuda_is_likely();
+    if (likely && use_cuda(d, 0) == 0) {
+        rk__log(RK__LOG_INFO, NULL, "device \"auto\": ring kernels run on %s", d->name);
+        return 0;
+    }
+    int code = use_cpu(d);
+    if (code == 0) {
+        rk__log(likely ? RK__LOG_WARN : RK__LOG_INFO, NULL,
+                "device \"auto\": ring kernels run on the cpu: %s", rk_errdetail());
+    }
+    return code;
+}
+
+int rk__devices_settle(rk_runtime *rt)
+{
+    int code = rk__devices_open(rt);
+    devices *d = devices_of(rt);
+    if (code < 0 || backend_of(d) != NULL) {
+        return code;
+    }
+    pthread_mutex_lock(&d->settling);
+    code = backend_of(d) == NULL ? settle_auto(d) : 0;
+    pthread_mutex_unlock(&d->settling);
+    return code;
+}
+
+/* A device that was named is opened at once, so that the error comes early. */
+static int choose(devices *d)
+{
+    const char *device = d->runtime->device != NULL ? d->runtime->device : "auto";
+    if (strcmp(device, "auto") == 0) {
+        return 0;
+    }
+    if (strcmp(device, "cpu") == 0) {
+        return use_cpu(d);
+    }
+    return names_cuda(device) ? use_cuda(d, device[4] == ':' ? atoi(device + 5) : 0)
+                              : unknown_device(device);
 }
 
 static int open_devices(rk_runtime *rt)
 {
-    int code = check(rt);
+    enum rk_mode mode = RK_MODE_PERSISTENT;
+    int code = check_mode(rt, &mode);
     devices *d = code < 0 ? NULL : calloc(1, sizeof *d);
     if (d == NULL) {
         return code < 0 ? code : rk__fail(RK_ENOMEM, "no memory for the devices of a runtime");
     }
     d->runtime = rt;
-    d->backend = &rk__backend_cpu;
+    d->mode = mode;
+    code = choose(d);
+    if (code < 0) {
+        free(d);
+        return code;
+    }
     pthread_mutex_init(&d->lock, NULL);
+    pthread_mutex_init(&d->settling, NULL);
     rk__park_init(&d->park);
     rt->devices_close = close_devices;
     __atomic_store_n(&rt->devices, d, __ATOMIC_RELEASE); /* pairs with devices_of */
@@ -379,11 +502,16 @@ int rk__devices_open(rk_runtime *rt)
 
 const rk__backend *rk__device_backend(const rk_runtime *rt)
 {
-    return devices_of(rt)->backend;
+    return backend_of(devices_of(rt));
+}
+
+void *rk__device_handle(const rk_runtime *rt)
+{
+    return devices_of(rt)->gpu;
 }
 
 const char *rk__device_name(const rk_runtime *rt)
 {
     const devices *d = devices_of(rt);
-    return d != NULL ? d->backend->name : "none";
+    return d == NULL ? "none" : backend_of(d) == NULL ? "auto" : d->name;
 }

@@ -29,26 +29,21 @@
 #include "base/log.h"
 
 enum {
-    SLOTS = 1 << 20,           /* of the registry (actor/registry.c) */
-    UNDER_WAY = 64,            /* messages handed to the device at most */
-    ARENA_MIN = 16 * 1024,     /* bytes */
-    KILL_PATIENCE = 200000000, /* ns a killed kernel gets to reach a message border */
-    READ_PATIENCE = 20000000,  /* ns the slot is kept while a reader waits for one */
-    READ_PAUSE = 1000          /* us between two such turns */
+    SLOTS = 1 << 20,          /* of the registry (actor/registry.c) */
+    KILL_PATIENCE = 200000000 /* ns a killed kernel gets to reach a message border */
 };
-
-static const int64_t READ_TIMEOUT = 5000000000; /* ns until a reader of the state gives up */
 
 static rk__kernel_actor *by_slot[SLOTS]; /* atomic pointers; pages never touched cost nothing */
 
 /* ---- objects ------------------------------------------------------------------------------- */
 
 /* Frees what an instance owns; the object goes back to the spare ones. */
-static void dismantle(rk__kernel_actor *k)
+void rk__kernel_dismantle(rk__kernel_actor *k)
 {
     pthread_mutex_lock(&k->lock); /* a second stop or describe may be looking */
     free(k->stop_reason);
-    k->stop_reason = NULL;
+    free(k->lost);
+    k->stop_reason = k->lost = NULL;
     k->actor = NULL;
     k->fresh = false;
     k->phase = RK__PHASE_GONE;
@@ -86,7 +81,7 @@ static const char *busy_text(const rk__kernel_actor *k, char text[96])
     uint32_t busy = 0;
     for (uint32_t i = 0; i < k->grid && busy == 0; i++) {
         /* Pairs with the release in the resident loop. */
-        busy = __atomic_load_n(&k->blocks[i].busy, __ATOMIC_ACQUIRE);
+        busy = (uint32_t)__atomic_load_n(&k->blocks[i].wire->activity, __ATOMIC_ACQUIRE);
     }
     return rk__kernel_busy_text(k, busy, text);
 }
@@ -96,7 +91,7 @@ static const char *busy_text(const rk__kernel_actor *k, char text[96])
 static uint32_t status_of(const rk__kernel_actor *k, uint32_t i)
 {
     /* Pairs with the release in loop_status. */
-    return __atomic_load_n(&k->blocks[i].status, __ATOMIC_ACQUIRE);
+    return __atomic_load_n(&k->blocks[i].wire->status, __ATOMIC_ACQUIRE);
 }
 
 static bool all_are(const rk__kernel_actor *k, uint32_t status)
@@ -110,7 +105,7 @@ static bool all_are(const rk__kernel_actor *k, uint32_t status)
 }
 
 /* Under k->lock. Stop and abort are final; abort overrides stop. */
-static void command(rk__kernel_actor *k, uint32_t word)
+void rk__kernel_command(rk__kernel_actor *k, uint32_t word)
 {
     if (k->command < RK_COMMAND_STOP || word > k->command) {
         k->command = word;
@@ -131,7 +126,7 @@ static bool running(const rk__kernel_actor *k)
 }
 
 /* Under k->lock: until every block has the status; false: the deadline passed, or it never will. */
-static bool await_status(rk__kernel_actor *k, uint32_t status, int64_t deadline)
+bool rk__kernel_await(rk__kernel_actor *k, uint32_t status, int64_t deadline)
 {
     struct timespec until = {.tv_sec = deadline / 1000000000, .tv_nsec = deadline % 1000000000};
     int late = 0;
@@ -147,7 +142,7 @@ static bool await_status(rk__kernel_actor *k, uint32_t status, int64_t deadline)
 static bool await_unlocked(rk__actor *a, rk__kernel_actor *k, uint32_t status, int64_t deadline)
 {
     pthread_mutex_unlock(&a->lifecycle);
-    bool there = await_status(k, status, deadline);
+    bool there = rk__kernel_await(k, status, deadline);
     pthread_mutex_unlock(&k->lock);
     pthread_mutex_lock(&a->lifecycle);
     pthread_mutex_lock(&k->lock);
@@ -156,19 +151,35 @@ static bool await_unlocked(rk__actor *a, rk__kernel_actor *k, uint32_t status, i
 
 /* ---- the end -------------------------------------------------------------------------------- */
 
-/* What rk_fail said; block 0 says it through the outbox, the others leave it in their arena. NULL:
+/* What rk_fail said; block 0 says it through the outbox, the others leave it in their wire. NULL:
  * no block has failed, or out of memory. */
 static char *failure_text(const rk__kernel_actor *k)
 {
+    if (k->lost != NULL) {
+        return strdup(k->lost);
+    }
     if (k->channel.failure != NULL) {
         return strdup(k->channel.failure);
     }
     for (uint32_t i = 1; i < k->grid; i++) {
         if (status_of(k, i) == RK_STATUS_FAILED) {
-            return strndup((const char *)k->blocks[i].arena, ARENA_MIN);
+            return strndup(k->blocks[i].wire->failure, RK_FAILURE_MAX);
         }
     }
     return NULL;
+}
+
+/* Its actor ends, or has ended, while a handler still runs: what that may touch stays, and is given
+ * back by the block itself when it leaves after all. */
+static bool is_stuck(rk__kernel_actor *k)
+{
+    pthread_mutex_lock(&k->lock);
+    bool stuck = k->abandoned && k->blocks_left > 0;
+    if (stuck) {
+        k->phase = RK__PHASE_GONE;
+    }
+    pthread_mutex_unlock(&k->lock);
+    return stuck;
 }
 
 /* Answers and buries what is under way, gives the resources back, and ends the actor. The channel
@@ -181,14 +192,16 @@ static void finish(rk__kernel_actor *k, bool failed, const char *reason)
              reason);
     rk__channel_refuse(&k->channel, RK_EDEAD, sentence);
     rk__devices_leave(k);
-    dismantle(k);
+    if (!is_stuck(k)) {
+        rk__kernel_dismantle(k);
+    }
     rk__actor_exit(a, failed, reason);
 }
 
 /* After a failure: FAILED until somebody terminates it; that may have been asked for already. */
 static void fail(rk__kernel_actor *k, const char *reason)
 {
-    rk__channel_refuse(&k->channel, RK_EHANDLER, reason);
+    rk__channel_refuse(&k->channel, k->lost != NULL ? RK_EDEVICE : RK_EHANDLER, reason);
     rk__actor_fail(k->actor, reason);
     pthread_mutex_lock(&k->lock);
     k->phase = k->stopping ? RK__PHASE_GONE : RK__PHASE_FAILED;
@@ -231,10 +244,45 @@ void rk__kernel_block_left(rk__kernel_actor *k, uint32_t index)
     pthread_mutex_lock(&k->lock);
     if (status_of(k, index) == RK_STATUS_FAILED) {
         k->failing = true;
-        command(k, RK_COMMAND_ABORT);
+        rk__kernel_command(k, RK_COMMAND_ABORT);
     }
     bool last = __atomic_sub_fetch(&k->blocks_left, 1, __ATOMIC_RELAXED) == 0;
     bool mine = last && !k->abandoned && k->phase == RK__PHASE_RUNNING;
+    bool orphan = last && k->abandoned && k->phase == RK__PHASE_GONE;
+    pthread_cond_broadcast(&k->changed);
+    pthread_mutex_unlock(&k->lock);
+    if (mine) {
+        end(k);
+    } else if (orphan) {
+        rk__kernel_dismantle(k);
+    }
+}
+
+/* The handler goes on; its block leaves at the next message border, should it come to one. */
+void rk__kernel_hung(rk__kernel_actor *k, rk_pid pid, const char *reason)
+{
+    pthread_mutex_lock(&k->lock);
+    bool mine = k->pid == pid && k->phase == RK__PHASE_RUNNING && !k->abandoned && !k->failing;
+    if (mine) {
+        k->abandoned = k->failing = true;
+        k->phase = RK__PHASE_ENDING;
+        rk__kernel_command(k, RK_COMMAND_ABORT);
+    }
+    pthread_cond_broadcast(&k->changed);
+    pthread_mutex_unlock(&k->lock);
+    if (mine) {
+        rk__channel_close(&k->channel, true);
+        fail(k, reason);
+    }
+}
+
+void rk__kernel_lost(rk__kernel_actor *k, const char *reason)
+{
+    pthread_mutex_lock(&k->lock);
+    bool mine = !k->abandoned && k->phase == RK__PHASE_RUNNING;
+    k->failing = true;
+    k->lost = mine ? strdup(reason) : NULL;
+    k->blocks_left = 0;
     pthread_cond_broadcast(&k->changed);
     pthread_mutex_unlock(&k->lock);
     if (mine) {
@@ -267,7 +315,7 @@ static void pushed(rk__actor *a)
 
 /* Brings a launched object and its registry slot together; again: nothing. Somebody may have found
  * the name, and come here, before launch has. */
-static rk__kernel_actor *adopt(rk__actor *a)
+rk__kernel_actor *rk__kernel_adopt(rk__actor *a)
 {
     /* impl is NULL while the actor ends; the object is still there, and is not fresh. */
     rk__kernel_actor *impl = __atomic_load_n(&a->impl, __ATOMIC_ACQUIRE);
@@ -277,7 +325,10 @@ static rk__kernel_actor *adopt(rk__actor *a)
     if (first) {
         k->fresh = false;
         k->actor = a;
-        k->pid = k->instance->self = rk__actor_pid(a);
+        k->pid = rk__actor_pid(a);
+        for (uint32_t i = 0; i < k->grid; i++) {
+            k->blocks[i].self = k->pid;
+        }
         /* Release: k is whole; pairs with kernel_at. */
         rk_assert(a->index < SLOTS);
         __atomic_store_n(&by_slot[a->index], k, __ATOMIC_RELEASE);
@@ -289,11 +340,31 @@ static rk__kernel_actor *adopt(rk__actor *a)
     return k;
 }
 
+/* The start is the first thing a block runs, so one that has begun a second has got through it. */
+static bool failed_later(const rk__kernel_actor *k)
+{
+    for (uint32_t i = 0; i < k->grid; i++) {
+        /* Pairs with the store in loop_busy. */
+        uint64_t activity = __atomic_load_n(&k->blocks[i].wire->activity, __ATOMIC_ACQUIRE);
+        if (status_of(k, i) == RK_STATUS_FAILED && activity >> 32 < 2) {
+            return false;
+        }
+    }
+    return k->lost == NULL;
+}
+
+/* 0: it did start, and a message that was there already has failed it since. */
 static int not_started(rk__kernel_actor *k)
 {
     char text[RK_PID_TEXT];
     while (k->phase == RK__PHASE_RUNNING || k->phase == RK__PHASE_ENDING) {
         pthread_cond_wait(&k->changed, &k->lock);
+    }
+    if (k->phase == RK__PHASE_FAILED && failed_later(k)) {
+        return 0;
+    }
+    if (k->lost != NULL) {
+        return rk__fail(RK_EDEVICE, "%s did not start: %s", rk_pid_format(k->pid, text), k->lost);
     }
     const char *why = k->channel.failure;
     return rk__fail(RK_EHANDLER, "%s did not start: RK_ON_START failed: %s",
@@ -312,10 +383,10 @@ static void begun(rk__actor *a, enum rk_state state)
 /* Until RK_ON_START has run in all blocks. */
 static int activate(rk__actor *a)
 {
-    rk__kernel_actor *k = adopt(a);
+    rk__kernel_actor *k = rk__kernel_adopt(a);
     rk__devices_enter(k);
     pthread_mutex_lock(&k->lock);
-    command(k, RK_COMMAND_RUN);
+    rk__kernel_command(k, RK_COMMAND_RUN);
     k->blocks_left = k->grid;
     k->phase = RK__PHASE_RUNNING;
     int code = k->backend->start(k);
@@ -335,12 +406,12 @@ static int activate(rk__actor *a)
 
 static int pause_kernel(rk__actor *a, int64_t deadline)
 {
-    rk__kernel_actor *k = adopt(a);
+    rk__kernel_actor *k = rk__kernel_adopt(a);
     char text[RK_PID_TEXT], what[96];
     int code = 0;
     pthread_mutex_lock(&k->lock);
     k->pausing++;
-    command(k, RK_COMMAND_PAUSE);
+    rk__kernel_command(k, RK_COMMAND_PAUSE);
     if (await_unlocked(a, k, RK_STATUS_PAUSED, deadline)) {
         rk__actor_set_state(a, k->stopping ? RK_TERMINATING : RK_DEACTIVATED);
     } else if (!running(k)) {
@@ -350,8 +421,8 @@ static int pause_kernel(rk__actor *a, int64_t deadline)
                         "%s reached no message border in time and stays ACTIVE: %s "
                         "still runs",
                         rk_pid_format(k->pid, text), busy_text(k, what));
-        command(k, RK_COMMAND_RUN);
-        await_status(k, RK_STATUS_RUNNING, RK__FOREVER); /* those that had paused */
+        rk__kernel_command(k, RK_COMMAND_RUN);
+        rk__kernel_await(k, RK_STATUS_RUNNING, RK__FOREVER); /* those that had paused */
     }
     k->pausing--;
     pthread_mutex_unlock(&k->lock);
@@ -360,15 +431,15 @@ static int pause_kernel(rk__actor *a, int64_t deadline)
 
 static int resume(rk__actor *a)
 {
-    rk__kernel_actor *k = adopt(a);
+    rk__kernel_actor *k = rk__kernel_adopt(a);
     char text[RK_PID_TEXT];
     int code = 0;
     pthread_mutex_lock(&k->lock);
     /* Before anything runs: a message that is handled at once finds the actor ACTIVE, and may fail
      * it. And it is waited for, so that a later pause does not see the PAUSED of this one. */
     rk__actor_set_state(a, RK_ACTIVE);
-    command(k, RK_COMMAND_RUN);
-    if (!await_status(k, RK_STATUS_RUNNING, RK__FOREVER)) {
+    rk__kernel_command(k, RK_COMMAND_RUN);
+    if (!rk__kernel_await(k, RK_STATUS_RUNNING, RK__FOREVER)) {
         code = rk__fail(RK_ESTATE, "%s has failed", rk_pid_format(k->pid, text));
     }
     pthread_mutex_unlock(&k->lock);
@@ -377,7 +448,7 @@ static int resume(rk__actor *a)
 
 static void stop(rk__actor *a, const char *reason)
 {
-    rk__kernel_actor *k = adopt(a);
+    rk__kernel_actor *k = rk__kernel_adopt(a);
     pthread_mutex_lock(&k->lock);
     enum rk__phase phase = k->actor == a ? k->phase : RK__PHASE_GONE;
     if (phase == RK__PHASE_GONE) { /* an earlier stop has done it meanwhile */
@@ -392,7 +463,7 @@ static void stop(rk__actor *a, const char *reason)
         if (!k->failing && rk__actor_state(a) != RK_FAILED) {
             rk__actor_set_state(a, RK_TERMINATING);
         }
-        command(k, RK_COMMAND_STOP);
+        rk__kernel_command(k, RK_COMMAND_STOP);
         rk__devices_stir(k->runtime);
     } else if (phase == RK__PHASE_LAUNCHED || phase == RK__PHASE_FAILED) {
         k->phase = RK__PHASE_GONE;
@@ -432,7 +503,7 @@ static void kill_kernel(rk__actor *a)
     /* The stop that came before may have ended it already. */
     bool runs = k->actor == a && k->stopping && k->phase == RK__PHASE_RUNNING;
     if (runs) {
-        command(k, RK_COMMAND_ABORT);
+        rk__kernel_command(k, RK_COMMAND_ABORT);
     }
     if (!runs || left_in_time(k)) {
         pthread_mutex_unlock(&k->lock);
@@ -450,14 +521,17 @@ static void kill_kernel(rk__actor *a)
         rk__actor_fail(a, reason);
     }
     rk__actor_exit(a, true, reason);
+    if (!is_stuck(k)) {
+        rk__kernel_dismantle(k); /* it has left meanwhile */
+    }
 }
 
 /* Under k->lock: messages on the device that no handler has begun. */
 static uint32_t waiting_there(const rk__kernel_actor *k)
 {
-    /* Pair with the releases in loop_busy and loop_finish. */
-    uint32_t busy = __atomic_load_n(&k->blocks[0].busy, __ATOMIC_ACQUIRE);
-    uint32_t done = __atomic_load_n(&k->blocks[0].progress, __ATOMIC_ACQUIRE);
+    /* Pairs with the stores in loop_busy and loop_finish. */
+    uint32_t busy = (uint32_t)__atomic_load_n(&k->blocks[0].wire->activity, __ATOMIC_ACQUIRE);
+    uint32_t done = __atomic_load_n(&k->channel.finished, __ATOMIC_RELAXED);
     uint32_t n = __atomic_load_n(&k->channel.next_token, __ATOMIC_RELAXED) - done;
     return n > 0 && busy > 0 && busy < RK_BUSY_START ? n - 1 : n;
 }
@@ -466,10 +540,9 @@ static void describe(rk__actor *a, rk_info *info)
 {
     rk__kernel_actor *k = kernel_at(a);
     if (k != NULL) {
-        snprintf(info->device, sizeof info->device, "%s",
-                 __atomic_load_n(&k->backend, __ATOMIC_RELAXED)->name);
         info->memory = __atomic_load_n(&k->memory, __ATOMIC_RELAXED);
         pthread_mutex_lock(&k->lock);
+        snprintf(info->device, sizeof info->device, "%s", k->device_name);
         if (k->actor == a && (k->phase == RK__PHASE_LAUNCHED || k->phase == RK__PHASE_RUNNING)) {
             info->depth[RK__NORMAL] += waiting_there(k);
         }
@@ -477,206 +550,12 @@ static void describe(rk__actor *a, rk_info *info)
     }
 }
 
-static const rk__actor_class class = {.kind = "kernel",
-                                      .take = take,
-                                      .pushed = pushed,
-                                      .activate = activate,
-                                      .pause = pause_kernel,
-                                      .resume = resume,
-                                      .stop = stop,
-                                      .kill = kill_kernel,
-                                      .describe = describe};
-
-/* ---- reading the state ---------------------------------------------------------------------- */
-
-static int no_schema(const rk__kernel_actor *k)
-{
-    return rk__fail(RK_EUNSUPPORTED,
-                    "ring kernel \"%s\" has no state schema: define it with `state` fields instead "
-                    "of RK_STATE to read its state from outside",
-                    k->kernel->base.name);
-}
-
-static int copy_state(const rk__kernel_actor *k, rk_message **out)
-{
-    const rk_type *type = k->kernel->state_message;
-    rk_assert(type->size == k->module->entry->state_size);
-    int code = rk_message_new(out, type);
-    if (code == 0) {
-        memcpy(rk_message_data(*out), k->instance->state, type->size);
-    }
-    return code;
-}
-
-/* An ACTIVE one is paused for the copy, and stays ACTIVE meanwhile. 1: no message border was
- * reached before the deadline. A verb that waits for the same border (pausing) finds it kept. */
-static int copy_at_border(rk__kernel_actor *k, rk_message **out, int64_t deadline)
-{
-    pthread_mutex_lock(&k->lock);
-    command(k, RK_COMMAND_PAUSE);
-    int code = await_status(k, RK_STATUS_PAUSED, deadline) ? copy_state(k, out) : 1;
-    if (k->pausing == 0) {
-        command(k, RK_COMMAND_RUN);
-        await_status(k, RK_STATUS_RUNNING, RK__FOREVER);
-    }
-    pthread_mutex_unlock(&k->lock);
-    return code;
-}
-
-/* Under the lifecycle lock. 1: try again. */
-static int try_read(rk__actor *a, rk_message **out)
-{
-    rk__kernel_actor *k = adopt(a);
-    enum rk_state state = rk__actor_state(a);
-    char text[RK_PID_TEXT];
-    int code;
-    if (state == RK_ACTIVE) {
-        return k->kernel->state_message != NULL ? copy_at_border(k, out, rk__now() + READ_PATIENCE)
-                                                : no_schema(k);
-    }
-    pthread_mutex_lock(&k->lock);
-    bool still = k->actor == a && (k->phase == RK__PHASE_LAUNCHED || k->phase == RK__PHASE_FAILED ||
-                                   (k->phase == RK__PHASE_RUNNING && state == RK_DEACTIVATED));
-    if (k->actor != a || k->phase == RK__PHASE_GONE) {
-        code = rk__fail(RK_EDEAD, "%s is ending: its state is gone",
-                        rk_pid_format(rk__actor_pid(a), text));
-    } else if (k->kernel->state_message == NULL) {
-        code = no_schema(k);
-    } else {
-        code = still ? copy_state(k, out) : 1;
-    }
-    pthread_mutex_unlock(&k->lock);
-    return code;
-}
-
-int rk__kernel_read_state(rk_pid pid, rk_message **out)
-{
-    rk__actor *a;
-    char text[RK_PID_TEXT];
-    int64_t deadline = rk__now() + READ_TIMEOUT;
-    int code = rk__actor_get(pid, &a);
-    if (code < 0) {
-        return code;
-    }
-    if (__atomic_load_n(&a->class, __ATOMIC_ACQUIRE) != &class) { /* pairs with rk__actor_new */
-        return rk__fail(RK_EUNSUPPORTED, "%s is no ring kernel: only those have a state to read",
-                        rk_pid_format(pid, text));
-    }
-    do {
-        /* In short turns, so that a kernel that hangs can be stopped meanwhile. */
-        pthread_mutex_lock(&a->lifecycle);
-        code = rk__actor_find(pid) == a ? try_read(a, out) : rk__actor_dead(pid);
-        pthread_mutex_unlock(&a->lifecycle);
-        if (code == 1) {
-            usleep(READ_PAUSE);
-        }
-    } while (code == 1 && rk__now() < deadline);
-    return code != 1
-               ? code
-               : rk__fail(RK_ETIMEOUT, "%s reached no message border in time to read its state",
-                          rk_pid_format(pid, text));
-}
-
-/* ---- launch -------------------------------------------------------------------------------- */
-
-static uint32_t chosen(uint32_t option, uint32_t definition)
-{
-    return option != 0 ? option : definition;
-}
-
-/* The options an instance runs with; mailbox and what is under way together make the queue. */
-static int settle(const rk__kernel *kernel, const rk_options *given, rk__kernel_actor *k,
-                  rk_options *out)
-{
-    uint32_t queue = chosen(given->mailbox, kernel->queue_size);
-    *out = *given;
-    out->name = given->name != NULL ? given->name : kernel->base.name;
-    out->full = given->full != RK_FULL_DEFAULT ? given->full : kernel->full;
-    k->grid = chosen(given->grid, kernel->grid);
-    k->threads = chosen(given->cpu_threads, kernel->cpu_threads);
-    k->grid = k->grid != 0 ? k->grid : 1;
-    k->threads = k->threads != 0 ? k->threads : 1;
-    if (out->full == RK_FULL_DROP_OLDEST) {
-        return rk__fail(RK_EUNSUPPORTED,
-                        "ring kernel \"%s\": drop_oldest exists on host actors "
-                        "only; use block, reject or drop_newest",
-                        out->name);
-    }
-    if (k->grid > RK__BLOCKS_MAX || k->threads > RK__BLOCKS_MAX) {
-        return rk__fail(RK_ERANGE,
-                        "ring kernel \"%s\": %u blocks of %u threads; the cpu device "
-                        "takes up to %d of each",
-                        out->name, k->grid, k->threads, RK__BLOCKS_MAX);
-    }
-    k->limit = queue / 2 < 1 ? 1 : queue / 2 > UNDER_WAY ? UNDER_WAY : queue / 2;
-    out->mailbox = queue > k->limit ? queue - k->limit : 1;
-    return 0;
-}
-
-/* At least twice the largest payload, so that one fits whole after the rest was read. */
-static uint64_t arena_size(const rk__kernel *kernel)
-{
-    uint64_t largest = 1024, size = ARENA_MIN; /* log records and failure texts are below 1 KiB */
-    for (uint32_t i = 0; i < kernel->type_count; i++) {
-        largest = kernel->types[i]->size > largest ? kernel->types[i]->size : largest;
-    }
-    while (size < 4 * largest) {
-        size *= 2;
-    }
-    return size;
-}
-
-static int prepare(rk__kernel_actor *k, rk__kernel *kernel, rk__module *module)
-{
-    k->kernel = kernel;
-    k->module = module;
-    k->arena_size = arena_size(kernel);
-    k->phase = RK__PHASE_LAUNCHED;
-    k->command = 0;
-    k->stopping = k->failing = k->abandoned = false;
-    k->fresh = true;
-    k->samples = calloc(k->grid, sizeof *k->samples);
-    if (k->samples == NULL) {
-        return rk__fail(RK_ENOMEM, "no memory for ring kernel \"%s\"", kernel->base.name);
-    }
-    int code = k->backend->prepare(k);
-    return code < 0 ? code : rk__channel_prepare(&k->channel, k, k->limit);
-}
-
-int rk__kernel_launch(rk_runtime *rt, rk__definition *definition, const rk_options *options,
-                      rk__actor **out)
-{
-    static const rk_options defaults = RK_OPTIONS_INIT;
-    rk__kernel *kernel = (rk__kernel *)definition;
-    rk__module *module;
-    rk__actor *a;
-    rk_options settled;
-    rk__kernel_actor *k = rk__kernel_object_take();
-    int code = k != NULL ? rk__devices_open(rt) : rk__fail(RK_ENOMEM, "no memory for an actor");
-    if (code == 0) {
-        code = settle(kernel, options != NULL ? options : &defaults, k, &settled);
-    }
-    if (code == 0) {
-        code = rk__module_build(rt, kernel, k->threads, &module);
-    }
-    if (code < 0) {
-        if (k != NULL) {
-            rk__kernel_object_keep(k);
-        }
-        return code;
-    }
-    __atomic_add_fetch(&definition->refs, 1, __ATOMIC_RELAXED); /* the caller holds one */
-    k->runtime = rt;
-    __atomic_store_n(&k->backend, rk__device_backend(rt), __ATOMIC_RELAXED); /* for describe */
-    code = prepare(k, kernel, module);
-    if (code == 0) {
-        code = rk__actor_launch(&a, rt, &class, k, settled.mailbox, &settled);
-    }
-    if (code < 0) {
-        dismantle(k);
-        return code;
-    }
-    adopt(a);
-    *out = a;
-    return 0;
-}
+const rk__actor_class rk__kernel_class = {.kind = "kernel",
+                                          .take = take,
+                                          .pushed = pushed,
+                                          .activate = activate,
+                                          .pause = pause_kernel,
+                                          .resume = resume,
+                                          .stop = stop,
+                                          .kill = kill_kernel,
+                                          .describe = describe};

@@ -1,10 +1,10 @@
 /*
  * source.c -- what the text of a ring kernel contains: its RK_ON, RK_EVERY, RK_STATE... blocks.
  *
- * A lexer, not a preprocessor: comments, strings and preprocessor lines are skipped, brackets are
- * counted, and the RK_ words outside all brackets are noted with their lines. The compiler has the
- * last word; this gives sentences that name types and lines before a compiler is asked, and tells
- * the generated end of the translation unit what to call.
+ * Comments, strings and preprocessor lines are skipped (lexer.h), brackets are counted, and the RK_
+ * words outside all brackets are noted with their lines. The compiler has the last word; this gives
+ * sentences that name types and lines before a compiler is asked, and tells the generated end of
+ * the translation unit what to call.
  *
  * Threads: any; a scan touches only its arguments.
  */
@@ -13,167 +13,11 @@
 #include <string.h>
 #include "base/error.h"
 #include "device/device.h"
-
-enum { NESTING_MAX = 256 };
-
-struct lexer {
-    const char *name, *at;
-    int line;
-    bool line_start; /* only blanks since the last newline: a # begins a directive */
-    int depth;
-    char open[NESTING_MAX];
-    int open_lines[NESTING_MAX];
-};
-
-static int fail_at(const struct lexer *lex, int line, const char *what)
-{
-    return rk__fail(RK_ECOMPILE, "%s:%d: %s", lex->name, line, what);
-}
-
-/* Steps over one character, counting lines. */
-static void step(struct lexer *lex)
-{
-    if (*lex->at == '\n') {
-        lex->line++;
-        lex->line_start = true;
-    } else if (!isspace((unsigned char)*lex->at)) {
-        lex->line_start = false;
-    }
-    lex->at++;
-}
-
-static int skip_block_comment(struct lexer *lex)
-{
-    int line = lex->line;
-    bool line_start = lex->line_start;
-    step(lex);
-    step(lex);
-    while (*lex->at && !(lex->at[0] == '*' && lex->at[1] == '/')) {
-        step(lex);
-    }
-    if (!*lex->at) {
-        return fail_at(lex, line, "this comment does not end");
-    }
-    step(lex);
-    step(lex);
-    lex->line_start = line_start;
-    return 0;
-}
-
-/* To the end of the line; a backslash continues it. */
-static void skip_line(struct lexer *lex)
-{
-    while (*lex->at && *lex->at != '\n') {
-        if (lex->at[0] == '\\' && lex->at[1]) {
-            step(lex);
-        }
-        step(lex);
-    }
-}
-
-static int skip_literal(struct lexer *lex)
-{
-    char quote = *lex->at;
-    int line = lex->line;
-    step(lex);
-    while (*lex->at && *lex->at != quote && *lex->at != '\n') {
-        if (lex->at[0] == '\\' && lex->at[1]) {
-            step(lex);
-        }
-        step(lex);
-    }
-    if (*lex->at != quote) {
-        return fail_at(lex, line,
-                       quote == '"' ? "this string does not end on its line"
-                                    : "this character does not end on its line");
-    }
-    step(lex);
-    return 0;
-}
-
-/* Directives are skipped with the comments in them, which may go on over the line. */
-static int skip_directive(struct lexer *lex)
-{
-    while (*lex->at && *lex->at != '\n') {
-        if (lex->at[0] == '/' && lex->at[1] == '*') {
-            int rc = skip_block_comment(lex);
-            if (rc < 0) {
-                return rc;
-            }
-            continue;
-        }
-        if (lex->at[0] == '\\' && lex->at[1]) {
-            step(lex);
-        }
-        step(lex);
-    }
-    return 0;
-}
-
-/* Skips what is no code: 1 something was skipped, 0 not, or an error. */
-static int skip_other(struct lexer *lex)
-{
-    const char *at = lex->at;
-    if (at[0] == '/' && at[1] == '*') {
-        int rc = skip_block_comment(lex);
-        return rc < 0 ? rc : 1;
-    }
-    if (at[0] == '/' && at[1] == '/') {
-        skip_line(lex);
-        return 1;
-    }
-    if (at[0] == '"' || at[0] == '\'') {
-        int rc = skip_literal(lex);
-        return rc < 0 ? rc : 1;
-    }
-    if (at[0] == '#' && lex->line_start) {
-        int rc = skip_directive(lex);
-        return rc < 0 ? rc : 1;
-    }
-    if (isspace((unsigned char)at[0])) {
-        step(lex);
-        return 1;
-    }
-    return 0;
-}
-
-static char closing(char open)
-{
-    return open == '{' ? '}' : open == '(' ? ')' : ']';
-}
-
-static int bracket(struct lexer *lex)
-{
-    char c = *lex->at;
-    if (c == '{' || c == '(' || c == '[') {
-        if (lex->depth == NESTING_MAX) {
-            return fail_at(lex, lex->line, "brackets nest too deep");
-        }
-        lex->open_lines[lex->depth] = lex->line;
-        lex->open[lex->depth++] = c;
-    } else if (c == '}' || c == ')' || c == ']') {
-        if (lex->depth == 0) {
-            return rk__fail(RK_ECOMPILE, "%s:%d: this %c closes nothing", lex->name, lex->line, c);
-        }
-        lex->depth--;
-        if (closing(lex->open[lex->depth]) != c) {
-            return rk__fail(RK_ECOMPILE, "%s:%d: this %c does not match the %c of line %d",
-                            lex->name, lex->line, c, lex->open[lex->depth],
-                            lex->open_lines[lex->depth]);
-        }
-    }
-    step(lex);
-    return 0;
-}
-
-static bool is_word(char c)
-{
-    return isalnum((unsigned char)c) || c == '_';
-}
+#include "device/lexer.h"
 
 /* The text up to the first `,` or `)` of this bracket level, trimmed; copies. The lexer is behind
  * the opening bracket and stays there. */
-static char *argument(const struct lexer *lex)
+static char *argument(const rk__lexer *lex)
 {
     const char *start = lex->at, *end;
     int depth = 0;
@@ -190,11 +34,11 @@ static char *argument(const struct lexer *lex)
 }
 
 /* Steps to behind the `(` that must follow a word. */
-static int enter_arguments(struct lexer *lex, int line, const char *word)
+static int enter_arguments(rk__lexer *lex, int line, const char *word)
 {
     int rc = 1;
     while (rc == 1) {
-        rc = skip_other(lex);
+        rc = rk__lexer_skip(lex);
     }
     if (rc < 0) {
         return rc;
@@ -203,10 +47,10 @@ static int enter_arguments(struct lexer *lex, int line, const char *word)
         return rk__fail(RK_ECOMPILE, "%s:%d: %s wants arguments in parentheses", lex->name, line,
                         word);
     }
-    return bracket(lex);
+    return rk__lexer_bracket(lex);
 }
 
-static int add_handler(struct lexer *lex, int line, rk__source *out)
+static int add_handler(rk__lexer *lex, int line, rk__source *out)
 {
     int rc = enter_arguments(lex, line, "RK_ON");
     if (rc < 0) {
@@ -220,7 +64,7 @@ static int add_handler(struct lexer *lex, int line, rk__source *out)
         return rk__fail(RK_ENOMEM, "out of memory for the handlers of %s", lex->name);
     }
     if (!*type || strlen(type) >= RK_NAME_MAX) {
-        rc = fail_at(lex, line, "RK_ON wants a message type and a name: RK_ON(Type, name)");
+        rc = rk__lexer_fail(lex, line, "RK_ON wants a message type and a name: RK_ON(Type, name)");
     }
     for (size_t i = 0; rc == 0 && i < out->handler_count; i++) {
         if (strcmp(out->handlers[i].type, type) == 0) {
@@ -237,14 +81,15 @@ static int add_handler(struct lexer *lex, int line, rk__source *out)
     return rc;
 }
 
-static int add_every(struct lexer *lex, int line, rk__source *out)
+static int add_every(rk__lexer *lex, int line, rk__source *out)
 {
     int rc = enter_arguments(lex, line, "RK_EVERY");
     if (rc < 0) {
         return rc;
     }
     if (out->every_count && out->every_lines[out->every_count - 1] == line) {
-        return fail_at(lex, line, "two RK_EVERY in one line; put them on lines of their own");
+        return rk__lexer_fail(lex, line,
+                              "two RK_EVERY in one line; put them on lines of their own");
     }
     size_t count = out->every_count + 1;
     int *lines = realloc(out->every_lines, count * sizeof *lines);
@@ -258,10 +103,82 @@ static int add_every(struct lexer *lex, int line, rk__source *out)
     }
     out->every_lines[out->every_count] = line;
     out->every_periods[out->every_count++] = period;
-    return *period ? 0 : fail_at(lex, line, "RK_EVERY wants a period in seconds: RK_EVERY(0.5)");
+    return *period ? 0
+                   : rk__lexer_fail(lex, line, "RK_EVERY wants a period in seconds: RK_EVERY(0.5)");
 }
 
-static int note_once(const struct lexer *lex, const char *word, int line, int *where)
+/* The n-th argument (0, 1, ...) of the list the lexer stands in, trimmed; copies. */
+static char *argument_at(const rk__lexer *lex, int n)
+{
+    rk__lexer at = *lex;
+    for (int depth = 0; *at.at && (n > 0 || depth > 0); at.at++) {
+        depth += (*at.at == '(') - (*at.at == ')');
+        n -= depth == 0 && *at.at == ',';
+    }
+    return argument(&at);
+}
+
+/* Makes one line of several, without comments, so that it can stand in a #define. */
+static char *in_one_line(char *text)
+{
+    char *to = text;
+    for (const char *at = text; at && *at;) {
+        if (at[0] == '/' && (at[1] == '*' || at[1] == '/')) {
+            const char *end = strstr(at + 2, at[1] == '*' ? "*/" : "\n");
+            at = !end ? at + strlen(at) : end + (at[1] == '*' ? 2 : 1);
+            *to++ = ' ';
+        } else if (isspace((unsigned char)*at) || (at[0] == '\\' && at[1] == '\n')) {
+            at++;
+            *to++ = ' ';
+        } else {
+            *to++ = *at++;
+        }
+    }
+    if (to) {
+        *to = '\0';
+    }
+    return text;
+}
+
+static int closing_line(const rk__lexer *lex)
+{
+    int depth = 0, line = lex->line;
+    for (const char *at = lex->at; *at && !(depth == 0 && *at == ')'); at++) {
+        depth += (*at == '(') - (*at == ')');
+        line += *at == '\n';
+    }
+    return line;
+}
+
+static int add_shared(rk__lexer *lex, int line, rk__source *out)
+{
+    int rc = enter_arguments(lex, line, "RK_SHARED");
+    if (rc < 0) {
+        return rc;
+    }
+    const rk__shared_use *last = out->shared_count ? &out->shared[out->shared_count - 1] : NULL;
+    if (last && last->last_line >= line) {
+        return rk__lexer_fail(lex, line,
+                              "two RK_SHARED in one line; put them on lines of their own");
+    }
+    rk__shared_use *grown = realloc(out->shared, (out->shared_count + 1) * sizeof *grown);
+    rk__shared_use use = {line, closing_line(lex), in_one_line(argument(lex)),
+                          in_one_line(argument_at(lex, 2))};
+    out->shared = grown ? grown : out->shared;
+    if (!grown || !use.type || !use.dims) {
+        free(use.type);
+        free(use.dims);
+        return rk__fail(RK_ENOMEM, "out of memory for the RK_SHARED of %s", lex->name);
+    }
+    out->shared[out->shared_count++] = use;
+    return *use.type && *use.dims == '['
+               ? 0
+               : rk__lexer_fail(lex, line,
+                                "RK_SHARED wants a type, a name and dimensions: "
+                                "RK_SHARED(float, tile, [256])");
+}
+
+static int note_once(const rk__lexer *lex, const char *word, int line, int *where)
 {
     if (*where) {
         return rk__fail(RK_ECOMPILE, "%s:%d: a second %s; the first is in line %d", lex->name, line,
@@ -271,19 +188,25 @@ static int note_once(const struct lexer *lex, const char *word, int line, int *w
     return 0;
 }
 
-static int word(struct lexer *lex, rk__source *out)
+static int word(rk__lexer *lex, rk__source *out)
 {
     const char *start = lex->at;
     int line = lex->line;
-    while (is_word(*lex->at)) {
-        step(lex);
+    while (rk__lexer_is_word(*lex->at)) {
+        rk__lexer_step(lex);
     }
     size_t size = (size_t)(lex->at - start);
-    if (lex->depth || size > 16) {
+    if (size > 16) {
         return 0;
     }
     char text[17] = "";
     memcpy(text, start, size);
+    if (strcmp(text, "RK_SHARED") == 0) {
+        return add_shared(lex, line, out);
+    }
+    if (lex->depth) {
+        return 0;
+    }
     if (strcmp(text, "RK_ON") == 0) {
         return add_handler(lex, line, out);
     }
@@ -302,12 +225,12 @@ static int word(struct lexer *lex, rk__source *out)
     return 0;
 }
 
-static int scan(struct lexer *lex, rk__source *out)
+static int scan(rk__lexer *lex, rk__source *out)
 {
     while (*lex->at) {
-        int rc = skip_other(lex);
+        int rc = rk__lexer_skip(lex);
         if (rc == 0) {
-            rc = is_word(*lex->at) ? word(lex, out) : bracket(lex);
+            rc = rk__lexer_is_word(*lex->at) ? word(lex, out) : rk__lexer_bracket(lex);
         }
         if (rc < 0) {
             return rc;
@@ -323,7 +246,7 @@ static int scan(struct lexer *lex, rk__source *out)
 
 int rk__source_scan(const char *name, const char *text, int first_line, rk__source *out)
 {
-    struct lexer lex = {.name = name, .at = text, .line = first_line, .line_start = true};
+    rk__lexer lex = {.name = name, .at = text, .line = first_line, .line_start = true};
     rk__source found = {0};
     int rc = scan(&lex, &found);
     if (rc < 0) {
@@ -339,6 +262,11 @@ void rk__source_free(rk__source *source)
     for (size_t i = 0; i < source->every_count; i++) {
         free(source->every_periods[i]);
     }
+    for (size_t i = 0; i < source->shared_count; i++) {
+        free(source->shared[i].type);
+        free(source->shared[i].dims);
+    }
+    free(source->shared);
     free(source->every_periods);
     free(source->every_lines);
     free(source->handlers);

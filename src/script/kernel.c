@@ -211,14 +211,20 @@ static void read_numbers(lua_State *L, rk_kernel *kernel)
         }
         kernel->handler_timeout = rk__seconds(seconds);
     }
+    const char *then = text_option(L, "on_timeout");
+    kernel->timeout_fails = then != NULL && strcmp(then, "fail") == 0;
+    if (then != NULL && !kernel->timeout_fails && strcmp(then, "report") != 0) {
+        luaL_error(L, "kernel option 'on_timeout' must be \"report\" or \"fail\", not \"%s\"",
+                   then);
+    }
 }
 
 /* rk.kernel(name, options): the definition, for runtime:launch and spawn. */
 static int define_kernel(lua_State *L)
 {
-    static const char *const known[] = {"accepts", "block",  "cpu_threads",     "file",
-                                        "full",    "grid",   "handler_timeout", "queue_size",
-                                        "replies", "source", "state",           NULL};
+    static const char *const known[] = {
+        "accepts",    "block",   "cpu_threads", "file",   "full",  "grid", "handler_timeout",
+        "on_timeout", "replies", "queue_size",  "source", "state", NULL};
     rk_kernel kernel = RK_KERNEL_INIT;
     kernel.name = luaL_checkstring(L, 1);
     luaL_checktype(L, 2, LUA_TTABLE);

@@ -242,13 +242,10 @@ static int monitor(lua_State *L)
     return succeed_or_fail(L, rc < 0 ? rc : rk_monitor(pid));
 }
 
-static const luaL_Reg functions[] = {{"now", monotonic_seconds},
-                                     {"register", register_name},
-                                     {"whereis", where_is},
-                                     {"names", all_names},
-                                     {"actors", all_actors},
-                                     {"monitor", monitor},
-                                     {NULL, NULL}};
+static const luaL_Reg functions[] = {{"now", monotonic_seconds},   {"register", register_name},
+                                     {"whereis", where_is},        {"names", all_names},
+                                     {"actors", all_actors},       {"monitor", monitor},
+                                     {"devices", rk__lua_devices}, {NULL, NULL}};
 
 /* ---- the table ---- */
 

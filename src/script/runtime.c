@@ -10,6 +10,7 @@
  */
 #include "script/script.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include "base/clock.h"
 #include "base/error.h"
@@ -174,6 +175,28 @@ static lua_Number option_number(lua_State *L, const char *name, lua_Number other
     return value;
 }
 
+/* A number of bytes, or text such as "64M". */
+static uint64_t option_bytes(lua_State *L, const char *name, uint64_t otherwise)
+{
+    const char *text = option_text(L, name);
+    char *end;
+    if (text == NULL) {
+        return otherwise;
+    }
+    double value = strtod(text, &end);
+    const char *unit = strchr("KMG", *end);
+    if (*end != '\0' && unit != NULL && end[1] == '\0') {
+        value *= (double)(UINT64_C(1) << (10 * (*end == 'K' ? 1 : *end == 'M' ? 2 : 3)));
+    } else if (*end != '\0') {
+        value = -1;
+    }
+    if (end == text || !(value >= 0 && value < 1e15)) {
+        luaL_error(L, "runtime option '%s' must be a number of bytes, or as \"64M\", not '%s'",
+                   name, text);
+    }
+    return (uint64_t)value;
+}
+
 void rk__lua_check_keys(lua_State *L, int index, const char *what, const char *const *known)
 {
     index = lua_absindex(L, index);
@@ -208,6 +231,11 @@ static void read_config(lua_State *L, rk_config *config)
     config->cache = option_text(L, "cache");
     lua_Number stop = option_number(L, "stop_timeout", (lua_Number)config->stop_timeout / 1e9);
     config->stop_timeout = rk__seconds(stop);
+    lua_Number answer =
+        option_number(L, "device_timeout", (lua_Number)config->device_timeout / 1e9);
+    config->device_timeout = rk__seconds(answer);
+    config->pinned_memory = option_bytes(L, "pinned_memory", config->pinned_memory);
+    config->device_memory = option_bytes(L, "device_memory", config->device_memory);
     config->kill_signal = (int)option_number(L, "kill_signal", config->kill_signal);
 }
 

@@ -11,7 +11,7 @@
  *   actors       luaactor.c  Lua code as an actor; server.c  C half of rk/server.lua
  *   the module   state.c  a lua_State with our libraries; module.c  luaopen_rk, errors
  *                runtime.c launch.c  runtime objects; kernel.c  rk.kernel; deadletter.c  the hook
- *                process.c  os.execute, io.popen, os.exit
+ *                process.c  os.execute, io.popen, os.exit; devices.c  rk.devices
  *   embedding    embed.c  rk_open, rk_dofile; settings.c  overrides; handles.c  open runtimes
  *                chunk.c  protected calls with traceback
  *
@@ -138,6 +138,7 @@ void rk__lua_open_runtime(lua_State *L);
 void rk__lua_open_process(lua_State *L);
 void rk__lua_open_kernels(lua_State *L);
 void rk__lua_open_deadletters(lua_State *L);
+int rk__lua_devices(lua_State *L); /* rk.devices, a function for Lua */
 /* Reads the option table at index into options (strings are borrowed from the Lua values, which
  * must stay on the stack or in the table); raises on unknown keys, naming the known ones. */
 void rk__lua_options(lua_State *L, int index, rk_options *options);

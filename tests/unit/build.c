@@ -115,6 +115,10 @@ Test(define, errors_name_the_kernel_and_the_cause)
     refuses(&k, RK_ETYPE, "kernel \"test\": state");
     k = options("RK_ON(Number, m) {");
     refuses(&k, RK_ECOMPILE, "kernel \"test\": app.lua:40: this { is not closed");
+    k = options("RK_ON(Number, m) {\nRK_SHARED(int, a, [4]); RK_SHARED(int, b, [4]); }\n");
+    refuses(&k, RK_ECOMPILE, "app.lua:41: two RK_SHARED in one line");
+    k = options("RK_ON(Number, m) {\nRK_SHARED(int, a); }\n");
+    refuses(&k, RK_ECOMPILE, "app.lua:41: RK_SHARED wants a type, a name and dimensions");
     k = options(HANDLER);
     k.full = RK_FULL_DROP_OLDEST;
     refuses(&k, RK_EUNSUPPORTED, "drop_oldest");
@@ -171,10 +175,10 @@ enum { SLOTS = 64, ARENA = 16384, THREADS_MAX = 16 };
 typedef struct bench {
     rk__kernel *kernel;
     rk__module *module;
-    rk_ring outbox;
-    rk_slot slots[SLOTS], message;
+    rk_slot slots[SLOTS];
+    rk_packet packets[2]; /* as the loop has them: what is pending, and the window */
+    rk_wire wire;
     rk_block block;
-    rk_instance instance;
     rk_barrier barrier;
     uint8_t *arena, *shared, *state;
     uint64_t reduce[THREADS_MAX];
@@ -194,19 +198,20 @@ static void prepare(bench *b, rk__kernel *kernel, uint32_t threads)
     memset(b, 0, sizeof *b);
     b->kernel = kernel;
     cr_assert_eq(build(kernel, threads, &b->module), 0, "%s", rk_errdetail());
-    b->outbox.size = SLOTS;
-    b->outbox.mask = SLOTS - 1;
     b->arena = aligned_alloc(16, ARENA);
     b->shared = aligned_alloc(16, RK_SHARED_SIZE);
     b->state = calloc(1, b->module->entry->state_size + 1);
-    b->instance = (rk_instance){
-        .entry = b->module->entry, .state = b->state, .self = 77, .blocks = 1, .threads = threads};
-    b->block = (rk_block){.outbox = &b->outbox,
-                          .outbox_slots = b->slots,
+    b->block = (rk_block){.outbox = b->slots,
+                          .outbox_mask = SLOTS - 1,
+                          .wire = &b->wire,
                           .arena = b->arena,
                           .arena_size = ARENA,
-                          .instance = &b->instance,
+                          .entry = b->module->entry,
                           .shared = b->shared,
+                          .state = b->state,
+                          .self = 77,
+                          .blocks = 1,
+                          .threads = threads,
                           .siblings = &b->block};
     b->threads = threads;
     rk_barrier_init(&b->barrier, threads, NULL);
@@ -229,21 +234,19 @@ static void *run_thread(void *arg)
     return NULL;
 }
 
-/* One message for the handler, by all threads of the block. */
-static void handle(bench *b, uint32_t type, const void *payload, uint32_t token)
+/* One message for the handler, by all threads of the block; then what the loop does with what is
+ * pending. */
+static void handle(bench *b, uint32_t type, const void *payload)
 {
     pthread_t threads[THREADS_MAX];
-    b->message = (rk_slot){.kind = RK_SLOT_MESSAGE,
-                           .priority = 200,
-                           .type = (uint8_t)type,
-                           .token = token,
-                           .peer = 99};
+    b->packets[1] =
+        (rk_packet){.kind = RK_PACKET_MESSAGE, .priority = 200, .type = (uint8_t)type, .peer = 99};
     b->type = type;
     b->payload = payload;
     for (uint32_t i = 0; i < b->threads; i++) {
         b->ctx[i] = (rk_ctx){.block = &b->block,
-                             .instance = &b->instance,
-                             .message = &b->message,
+                             .message = &b->packets[1],
+                             .pending = &b->packets[0],
                              .barrier = &b->barrier,
                              .reduce = b->reduce,
                              .thread = i,
@@ -255,30 +258,57 @@ static void handle(bench *b, uint32_t type, const void *payload, uint32_t token)
     run_thread(&b->ctx[0]);
     for (uint32_t i = 1; i < b->threads; i++) {
         pthread_join(threads[i], NULL);
+        cr_assert_not(b->ctx[i].waiting, "thread %u has published", i);
     }
-}
-
-/* The next slot of the outbox and its payload; the host's side of the protocol. */
-static const void *take(bench *b, rk_slot *slot)
-{
-    static uint8_t copy[ARENA];
-    cr_assert_neq(b->outbox.consumed, b->outbox.produced, "the outbox is empty");
-    *slot = b->slots[b->outbox.consumed & b->outbox.mask];
-    cr_assert_eq(slot->stamp, b->outbox.consumed + 1);
-    const uint8_t *from = slot->payload.inline_bytes;
-    if (slot->flags & RK_SLOT_REF) {
-        cr_assert_leq(slot->payload.words[0] + slot->size, ARENA);
-        from = b->arena + slot->payload.words[0];
-        b->block.arena_tail = slot->payload.words[1];
+    if (b->ctx[0].waiting) {
+        rk__flush(&b->ctx[0], b->ctx[0].failed ? 0 : RK_PACKET_LAST);
     }
-    memcpy(copy, from, slot->size);
-    b->outbox.consumed++;
-    return copy;
 }
 
 static bool is_empty(const bench *b)
 {
-    return b->outbox.consumed == b->outbox.produced;
+    const rk_slot *next = &b->slots[b->wire.consumed & b->block.outbox_mask];
+    bool empty = b->wire.consumed == b->block.produced;
+    for (uint32_t i = 0; i < RK_SLOT_UNITS; i++) {
+        cr_assert_eq(next->units[i].stamp == b->wire.consumed + 1, !empty);
+    }
+    return empty;
+}
+
+/* The data of slot `at`, counted for ever, whose units all say that they are of this lap. */
+static void read_slot(const bench *b, uint32_t at, uint8_t *data)
+{
+    const rk_slot *slot = &b->slots[at & b->block.outbox_mask];
+    for (uint32_t i = 0; i < RK_SLOT_UNITS; i++) {
+        cr_assert_eq(slot->units[i].stamp, at + 1, "slot %u, unit %u", at, i);
+        memcpy(data + i * sizeof slot->units[i].words, slot->units[i].words,
+               sizeof slot->units[i].words);
+    }
+}
+
+/* The next packet of the outbox and its payload; the host's side of the protocol. */
+static const void *take(bench *b, rk_packet *packet)
+{
+    static uint8_t copy[ARENA];
+    uint32_t at = b->wire.consumed, slots = 1;
+    cr_assert_neq(at, b->block.produced, "the outbox is empty");
+    for (uint32_t n = 0; n < slots; n++) {
+        read_slot(b, at + n, (uint8_t *)packet + n * RK_SLOT_DATA);
+        slots = rk_slots_of(packet->size);
+    }
+    cr_assert_leq(slots, RK_PACKET_SLOTS);
+    const uint8_t *from = packet->payload.bytes;
+    if (packet->flags & RK_PACKET_REF) {
+        cr_assert_leq(packet->payload.words[0] + packet->size, ARENA);
+        from = b->arena + packet->payload.words[0];
+        b->wire.arena_tail = packet->payload.words[1];
+    } else {
+        cr_assert_leq(packet->size, RK_PACKET_INLINE);
+    }
+    memcpy(copy, from, packet->size);
+    b->wire.consumed = at + slots;
+    cr_assert_leq((int32_t)(b->wire.consumed - b->block.produced), 0);
+    return copy;
 }
 
 /* The structs as the generated header has them: members by alignment, counts first, then by name.
@@ -324,24 +354,24 @@ Test(handler, sums_and_replies_in_every_block_size)
     EACH_BLOCK(t)
     {
         bench b;
-        rk_slot slot;
+        rk_packet packet;
         result_t got;
         prepare(&b, define(&k), blocks[t]);
         cr_assert_eq(b.module->entry->threads, blocks[t] == 1);
         number_t m = numbers(100);
-        for (uint32_t token = 0; token < 3 * SLOTS; token++) {
-            m.n = (int)token;
-            handle(&b, 0, &m, token);
-            memcpy(&got, take(&b, &slot), sizeof got);
+        for (int n = 0; n < 3 * SLOTS; n++) {
+            m.n = n;
+            handle(&b, 0, &m);
+            memcpy(&got, take(&b, &packet), sizeof got);
             cr_assert(is_empty(&b));
-            cr_assert_eq(slot.kind, RK_SLOT_REPLY);
-            cr_assert_eq(slot.token, token);
-            cr_assert_eq(slot.type, 1);
-            cr_assert_eq(slot.size, sizeof got);
-            cr_assert_eq(slot.peer, 99);
-            cr_assert_eq(slot.priority, 200);
+            cr_assert_eq(packet.kind, RK_PACKET_REPLY);
+            cr_assert_eq(packet.flags, RK_PACKET_LAST);
+            cr_assert_eq(packet.type, 1);
+            cr_assert_eq(packet.size, sizeof got);
+            cr_assert_eq(packet.peer, 99);
+            cr_assert_eq(packet.priority, 200);
             cr_assert_eq(got.sum, 5050);
-            cr_assert_eq(got.n, token);
+            cr_assert_eq(got.n, n);
             cr_assert_eq(got.unit, 0);
         }
         cr_assert(b.ctx[0].replied);
@@ -389,12 +419,12 @@ Test(handler, reductions_of_every_type_in_every_block_size)
     EACH_BLOCK(t)
     {
         bench b;
-        rk_slot slot;
+        rk_packet packet;
         prepare(&b, define(&k), blocks[t]);
         number_t m = numbers(1);
         for (int round = 0; round < 20; round++) {
-            handle(&b, 0, &m, 0);
-            cr_assert_eq(((const result_t *)take(&b, &slot))->n, 14, "%u threads", blocks[t]);
+            handle(&b, 0, &m);
+            cr_assert_eq(((const result_t *)take(&b, &packet))->n, 14, "%u threads", blocks[t]);
         }
         finish(&b);
     }
@@ -418,14 +448,84 @@ Test(handler, shared_scratch_is_the_same_for_all_threads_and_each_has_its_place)
     EACH_BLOCK(t)
     {
         bench b;
-        rk_slot slot;
+        rk_packet packet;
         prepare(&b, define(&k), blocks[t]);
         number_t m = numbers(100);
-        handle(&b, 0, &m, 0);
-        const result_t *got = take(&b, &slot);
+        handle(&b, 0, &m);
+        const result_t *got = take(&b, &packet);
         cr_assert_eq(got->sum, 5050);
         cr_assert_eq(got->n, 1);
         cr_assert_eq(got->f, 1000);
+        finish(&b);
+    }
+}
+
+/* How many bytes of RK_SHARED a definition has. */
+static uint32_t shared_size(const bench *b)
+{
+    return b->module->entry->shared_size;
+}
+
+Test(handler, shared_scratch_may_be_declared_over_several_lines)
+{
+    rk_kernel k = options("#define WIDE 20\ntypedef struct pair { float x; double y; } pair;\n"
+                          "RK_ON(Number, m)\n{\n    RK_SHARED(struct pair,\n"
+                          "              pairs,\n              [(WIDE +\n                5)]);\n"
+                          "    RK_SHARED(\n        uint8_t, bytes,\n        [3]\n    );\n"
+                          "    RK_SHARED(double, tile, [2][WIDE]);\n"
+                          "    RK_FOR (i, 25) { pairs[i].x = i; pairs[i].y = i + 0.5; }\n"
+                          "    RK_FOR (i, 3) bytes[i] = 200;\n"
+                          "    RK_FOR (i, 40) tile[i / WIDE][i % WIDE] = 1000;\n"
+                          "    rk_sync(ctx);\n    double sum = 0;\n"
+                          "    for (int i = 0; i < 25; i++) sum += pairs[i].x + pairs[i].y;\n"
+                          "    for (int i = 0; i < 3; i++) sum += bytes[i];\n"
+                          "    for (int i = 0; i < m->n; i++) sum += tile[i / WIDE][i % WIDE];\n"
+                          "    rk_reply(ctx, Result, .sum = sum);\n}\n");
+    EACH_BLOCK(t)
+    {
+        bench b;
+        rk_packet packet;
+        prepare(&b, define(&k), blocks[t]);
+        cr_assert_eq(shared_size(&b), 25 * 16 + 16 + 40 * 8);
+        number_t m = numbers(0);
+        m.n = 40;
+        handle(&b, 0, &m);
+        cr_assert_eq(((const result_t *)take(&b, &packet))->sum, 2 * 300 + 12.5 + 600 + 40000);
+        finish(&b);
+    }
+}
+
+Test(handler, shared_arrays_of_two_handlers_may_have_the_same_name)
+{
+    const rk_type *accepts[] = {number, result};
+    rk_kernel k = options("RK_ON(Number, m)\n{\n    RK_SHARED(int, tile, [50]);\n"
+                          "    RK_FOR (i, 50) tile[i] = m->n + i;\n    rk_sync(ctx);\n"
+                          "    long sum = 0;\n    for (int i = 0; i < 50; i++) sum += tile[i];\n"
+                          "    rk_reply(ctx, Result, .n = sum, .unit = sizeof tile[0]);\n}\n"
+                          "RK_ON(Result, m)\n{\n    RK_SHARED(double, tile, [4][5]);\n"
+                          "    RK_FOR (i, 20) tile[i / 5][i % 5] = m->sum;\n    rk_sync(ctx);\n"
+                          "    rk_reply(ctx, Result, .sum = tile[3][4] + tile[0][0],\n"
+                          "             .unit = sizeof tile[0]);\n}\n");
+    k.accepts = accepts;
+    k.accepts_count = 2;
+    EACH_BLOCK(t)
+    {
+        bench b;
+        rk_packet packet;
+        prepare(&b, define(&k), blocks[t]);
+        cr_assert_eq(shared_size(&b), 13 * 16 + 10 * 16);
+        number_t m = numbers(0);
+        result_t other = {.sum = 2.5};
+        for (int round = 0; round < 3; round++) {
+            handle(&b, 0, &m);
+            const result_t *got = take(&b, &packet);
+            cr_assert_eq(got->n, 50 * 5 + 49 * 25);
+            cr_assert_eq(got->unit, sizeof(int));
+            handle(&b, 1, &other);
+            got = take(&b, &packet);
+            cr_assert_eq(got->sum, 5);
+            cr_assert_eq(got->unit, 5 * sizeof(double));
+        }
         finish(&b);
     }
 }
@@ -438,25 +538,26 @@ Test(handler, envelope_send_forward_and_clock)
                           "    rk_send(ctx, 4321, Result, .n = rk_now(ctx));\n"
                           "    rk_forward(ctx, m->to + 1);\n}\n");
     bench b;
-    rk_slot slot;
+    rk_packet packet;
     prepare(&b, define(&k), 1);
-    b.block.clock_offset = INT64_C(1) << 60;
+    b.wire.clock_offset = INT64_C(1) << 60;
     number_t m = numbers(0);
-    handle(&b, 0, &m, 5);
-    const result_t *got = take(&b, &slot);
-    cr_assert_eq(slot.kind, RK_SLOT_SEND);
-    cr_assert_eq(slot.peer, 1234);
+    handle(&b, 0, &m);
+    const result_t *got = take(&b, &packet);
+    cr_assert_eq(packet.kind, RK_PACKET_SEND);
+    cr_assert_eq(packet.flags, 0);
+    cr_assert_eq(packet.peer, 1234);
     cr_assert_eq(got->n, 200);
     cr_assert_eq(got->unit, 99);
     cr_assert_eq(got->sum, 77);
-    got = take(&b, &slot);
-    cr_assert_eq(slot.peer, 4321);
+    got = take(&b, &packet);
+    cr_assert_eq(packet.peer, 4321);
     cr_assert_gt(got->n, INT64_C(1) << 60);
-    take(&b, &slot);
-    cr_assert_eq(slot.kind, RK_SLOT_FORWARD);
-    cr_assert_eq(slot.peer, 1235);
-    cr_assert_eq(slot.token, 5);
-    cr_assert_eq(slot.size, 0);
+    take(&b, &packet);
+    cr_assert_eq(packet.kind, RK_PACKET_FORWARD);
+    cr_assert_eq(packet.peer, 1235);
+    cr_assert_eq(packet.flags, RK_PACKET_LAST);
+    cr_assert_eq(packet.size, 0);
     cr_assert(is_empty(&b));
     finish(&b);
 }
@@ -470,23 +571,63 @@ Test(handler, large_replies_go_round_the_arena)
     EACH_BLOCK(t)
     {
         bench b;
-        rk_slot slot;
+        rk_packet packet;
         prepare(&b, define(&k), blocks[t]);
         for (int n = 1; n < 60; n++) {
             number_t m = numbers(0);
             m.n = n;
-            handle(&b, 0, &m, (uint32_t)n);
-            const large_t *got = take(&b, &slot);
-            cr_assert_eq(slot.kind, RK_SLOT_REPLY);
-            cr_assert_eq(slot.size, sizeof *got);
-            cr_assert_eq(slot.flags, RK_SLOT_REF);
-            cr_assert_eq(slot.payload.words[0] % 16, 0);
+            handle(&b, 0, &m);
+            const large_t *got = take(&b, &packet);
+            cr_assert_eq(packet.kind, RK_PACKET_REPLY);
+            cr_assert_eq(packet.size, sizeof *got);
+            cr_assert_eq(packet.flags, RK_PACKET_REF | RK_PACKET_LAST);
+            cr_assert_eq(packet.payload.words[0] % 16, 0);
             cr_assert_eq(got->x_count, n);
             cr_assert_eq(got->x[n - 1], (double)(n - 1) * n);
             cr_assert_eq(got->x[n], 0);
         }
         cr_assert_gt(b.block.arena_head, 3 * ARENA);
-        cr_assert_eq(b.block.arena_head, b.block.arena_tail);
+        cr_assert_eq(b.block.arena_head, b.wire.arena_tail);
+        finish(&b);
+    }
+}
+
+Test(handler, an_answer_made_in_memory_of_its_own_leaves_as_any_other)
+{
+    const rk_type *accepts[] = {number, result};
+    rk_kernel k = options("RK_ON(Number, m)\n{\n    Large *r = rk_reply_begin(ctx, Large);\n"
+                          "    RK_FOR (i, m->n) r->x[i] = (double)i * m->n;\n"
+                          "    rk_reply_end(ctx);\n}\n"
+                          "RK_ON(Result, m)\n{\n    Result *r = rk_reply_begin(ctx, Result);\n"
+                          "    if (rk_thread(ctx) == 0) { r->n = m->n; r->sum = m->sum; }\n"
+                          "    rk_reply_end(ctx);\n}\n");
+    k.accepts = accepts;
+    k.accepts_count = 2;
+    EACH_BLOCK(t)
+    {
+        bench b;
+        rk_packet packet;
+        prepare(&b, define(&k), blocks[t]);
+        b.block.outgoing = aligned_alloc(16, ARENA);
+        for (int n = 1; n < 20; n++) {
+            number_t m = numbers(0);
+            m.n = n;
+            handle(&b, 0, &m);
+            const large_t *got = take(&b, &packet);
+            cr_assert_eq(packet.flags, RK_PACKET_REF | RK_PACKET_LAST);
+            cr_assert_eq(packet.size, sizeof *got);
+            cr_assert_eq(got->x[n - 1], (double)(n - 1) * n);
+            cr_assert_eq(got->x[n], 0);
+            handle(&b, 1, &(result_t){.n = n, .sum = 0.5 * n});
+            const result_t *small = take(&b, &packet);
+            cr_assert_eq(packet.flags, RK_PACKET_LAST, "small ones are inline");
+            cr_assert_eq(packet.size, sizeof *small);
+            cr_assert_eq(small->n, n);
+            cr_assert_eq(small->sum, 0.5 * n);
+            cr_assert_eq(small->unit, 0);
+        }
+        cr_assert_eq(b.block.arena_head, b.wire.arena_tail);
+        free(b.block.outgoing);
         finish(&b);
     }
 }
@@ -496,10 +637,10 @@ static double drained;
 
 static void drain_one(rk_block *block)
 {
-    rk_slot slot;
+    rk_packet packet;
     cr_assert_eq(block, &waiting->block);
     waiting->fulls++;
-    drained += ((const result_t *)take(waiting, &slot))->sum;
+    drained += ((const result_t *)take(waiting, &packet))->sum;
 }
 
 Test(handler, waits_when_the_outbox_is_full)
@@ -507,16 +648,16 @@ Test(handler, waits_when_the_outbox_is_full)
     rk_kernel k = options("RK_ON(Number, m)\n{\n    for (int i = 0; i < m->n; i++)\n"
                           "        rk_send(ctx, 1, Result, .sum = i);\n}\n");
     bench b;
-    rk_slot slot;
+    rk_packet packet;
     prepare(&b, define(&k), 1);
     waiting = &b;
     b.barrier.full = drain_one;
     number_t m = numbers(0);
     m.n = 1000;
-    handle(&b, 0, &m, 0);
-    cr_assert_eq(b.fulls, 1000 - (SLOTS - 1));
+    handle(&b, 0, &m);
+    cr_assert_eq(b.fulls, 1000 - SLOTS);
     while (!is_empty(&b)) {
-        drained += ((const result_t *)take(&b, &slot))->sum;
+        drained += ((const result_t *)take(&b, &packet))->sum;
     }
     cr_assert_eq(drained, 999 * 500);
     finish(&b);
@@ -529,12 +670,12 @@ Test(handler, log_records_carry_numbers_and_text)
                           "           rk_block_sum(ctx, 0.25));\n"
                           "    rk_log(ctx, RK_LOG_DEBUG, \"plain\");\n}\n");
     bench b;
-    rk_slot slot;
+    rk_packet packet;
     prepare(&b, define(&k), 4);
     number_t m = numbers(0);
-    handle(&b, 0, &m, 0);
-    const rk_log_record *r = take(&b, &slot);
-    cr_assert_eq(slot.kind, RK_SLOT_LOG);
+    handle(&b, 0, &m);
+    const rk_log_record *r = take(&b, &packet);
+    cr_assert_eq(packet.kind, RK_PACKET_LOG);
     cr_assert_eq(r->level, RK__LOG_WARN);
     cr_assert_eq(r->count, 4);
     cr_assert_eq(r->floating, 2 | 8);
@@ -542,9 +683,9 @@ Test(handler, log_records_carry_numbers_and_text)
     cr_assert_eq(r->numbers[1].d, 1.5);
     cr_assert_eq(r->numbers[2].i, 7);
     cr_assert_eq(r->numbers[3].d, 1.0);
-    cr_assert_eq(slot.size, sizeof *r + r->text);
+    cr_assert_eq(packet.size, sizeof *r + r->text);
     cr_assert_eq(memcmp(r + 1, "a %d b %g c %d d %g", r->text), 0);
-    r = take(&b, &slot);
+    r = take(&b, &packet);
     cr_assert_eq(r->count, 0);
     cr_assert_eq(r->text, 5);
     cr_assert(is_empty(&b));
@@ -554,16 +695,16 @@ Test(handler, log_records_carry_numbers_and_text)
 static void fails_with(const char *source, uint32_t threads, const char *why)
 {
     bench b;
-    rk_slot slot;
+    rk_packet packet;
     rk_kernel k = options(source);
     prepare(&b, define(&k), threads);
     number_t m = numbers(0);
-    handle(&b, 0, &m, 3);
-    const char *text = take(&b, &slot);
-    cr_assert_eq(slot.kind, RK_SLOT_FAIL);
-    cr_assert_eq(slot.token, 3);
-    cr_assert_eq(slot.size, strlen(why));
-    cr_assert_eq(memcmp(text, why, slot.size), 0);
+    handle(&b, 0, &m);
+    const char *text = take(&b, &packet);
+    cr_assert_eq(packet.kind, RK_PACKET_FAIL);
+    cr_assert_eq(packet.flags, 0);
+    cr_assert_eq(packet.size, strlen(why));
+    cr_assert_eq(memcmp(text, why, packet.size), 0);
     cr_assert(is_empty(&b));
     for (uint32_t i = 0; i < threads; i++) {
         cr_assert(b.ctx[i].failed);
@@ -597,10 +738,14 @@ Test(handler, only_block_zero_publishes)
     bench b;
     prepare(&b, define(&k), 4);
     b.block.index = 1;
+    b.block.outgoing = b.arena;
+    b.block.outbox = NULL;
+    b.block.arena = NULL;
     number_t m = numbers(0);
-    handle(&b, 0, &m, 0);
+    handle(&b, 0, &m);
     cr_assert(is_empty(&b));
     cr_assert(b.ctx[0].failed);
+    cr_assert_str_eq(b.wire.failure, "all the same");
     cr_assert_eq(((const large_t *)(void *)b.arena)->x[499], 5);
     finish(&b);
 }
@@ -617,21 +762,21 @@ Test(handler, state_start_stop_and_timers)
     prepare(&b, define(&k), 1);
     const rk_entry *e = b.module->entry;
     const long *state = (const long *)(void *)b.state;
-    rk_ctx ctx = {.block = &b.block, .instance = &b.instance, .barrier = &b.barrier, .threads = 1};
+    rk_ctx ctx = {.block = &b.block, .pending = b.packets, .barrier = &b.barrier, .threads = 1};
     cr_assert_eq(e->state_size, 4 * sizeof(long));
     cr_assert_eq(e->every_count, 2);
     cr_assert_eq(e->every_periods[0], 1000000);
     cr_assert_eq(e->every_periods[1], INT64_C(60000000000));
-    e->start(&ctx);
-    e->every(&ctx, 0);
-    e->every(&ctx, 1);
-    e->every(&ctx, 1);
-    e->stop(&ctx);
+    e->hook(&ctx, RK_BUSY_START, 0);
+    e->hook(&ctx, RK_BUSY_EVERY, 0);
+    e->hook(&ctx, RK_BUSY_EVERY, 1);
+    e->hook(&ctx, RK_BUSY_EVERY, 1);
+    e->hook(&ctx, RK_BUSY_STOP, 0);
     cr_assert_eq(state[0], 1);
     cr_assert_eq(state[1], 1);
     cr_assert_eq(state[2], 1);
     cr_assert_eq(state[3], 2);
-    cr_assert(is_empty(&b), "a reply without a message goes nowhere");
+    cr_assert(!ctx.waiting && is_empty(&b), "a reply without a message goes nowhere");
     finish(&b);
 }
 
@@ -645,8 +790,8 @@ Test(handler, state_from_a_schema)
     bench b;
     prepare(&b, define(&k), 1);
     number_t m = numbers(0);
-    handle(&b, 0, &m, 0);
-    handle(&b, 0, &m, 1);
+    handle(&b, 0, &m);
+    handle(&b, 0, &m);
     cr_assert_eq(b.module->entry->state_size, b.kernel->state->size);
     cr_assert_eq(((const uint64_t *)(void *)b.state)[1], 10);
     cr_assert_eq(((const uint32_t *)(void *)b.state)[8], 2);
@@ -708,9 +853,27 @@ Test(build, compiler_errors_are_about_the_users_lines)
                    absent);
     const char *const period[] = {"app.lua:41: RK_EVERY(-1) wants a period > 0", NULL};
     does_not_build(HANDLER "RK_EVERY(-1) { }\n", RK_ECOMPILE, period);
-    const char *const shared[] = {"wants 65536 bytes of RK_SHARED", NULL};
+}
+
+Test(build, too_much_shared_scratch_is_refused)
+{
+    const char *const much[] = {"kernel \"test\" wants 65536 bytes of RK_SHARED; a block has 47104",
+                                NULL};
     does_not_build("RK_ON(Number, m) { RK_SHARED(float, t, [16384]); t[m->n] = 1; }\n", RK_ECOMPILE,
-                   shared);
+                   much);
+    const char *const one[] = {"kernel \"test\" wants 47120 bytes of RK_SHARED; a block has 47104",
+                               NULL};
+    does_not_build("RK_ON(Number, m)\n{\n    RK_SHARED(uint8_t, t, [46 * 1024 - 16]);\n"
+                   "    RK_SHARED(uint8_t, u, [17]);\n    t[m->n] = u[m->n] = 1;\n}\n",
+                   RK_ECOMPILE, one);
+    rk__module *module;
+    rk_kernel k = options("RK_ON(Number, m)\n{\n    RK_SHARED(uint8_t, t, [46 * 1024 - 16]);\n"
+                          "    RK_SHARED(uint8_t, u, [16]);\n    t[m->n] = u[m->n] = 1;\n}\n");
+    rk__kernel *kernel = define(&k);
+    cr_assert_eq(build(kernel, 1, &module), 0, "%s", rk_errdetail());
+    cr_assert_eq(module->entry->shared_size, RK_SHARED_SIZE);
+    rk__module_release(module);
+    release(kernel);
 }
 
 Test(build, mutable_variables_are_refused_by_name_and_line)
@@ -1007,13 +1170,13 @@ static void set_window(bench *b, uint32_t window)
         double threshold;
         uint32_t window;
     } configure = {0, window};
-    rk_slot slot;
-    handle(b, 2, &configure, 0);
+    rk_packet packet;
+    handle(b, 2, &configure);
     const struct {
         double threshold;
         uint32_t window;
         bool accepted;
-    } *ack = take(b, &slot);
+    } *ack = take(b, &packet);
     cr_assert(ack->accepted);
     cr_assert_eq(ack->threshold, 3.5);
     cr_assert_eq(ack->window, window);
@@ -1022,13 +1185,13 @@ static void set_window(bench *b, uint32_t window)
 static void compare_with_sorting(bench *b, uint32_t window, unsigned seed)
 {
     double seen[700], median;
-    rk_slot slot;
+    rk_packet packet;
     int anomalies = 0;
     set_window(b, window);
     for (int i = 0; i < 700; i++) {
         measurement_t m = {.series = 255, .sequence = (uint64_t)i, .value = draw(&seed, i)};
-        handle(b, 0, &m, (uint32_t)i);
-        const verdict_t *v = take(b, &slot);
+        handle(b, 0, &m);
+        const verdict_t *v = take(b, &packet);
         uint32_t n = (uint32_t)i < window ? (uint32_t)i : window;
         double want = score_by_sorting(seen + i - n, n, m.value, &median);
         cr_assert_eq(v->sequence, i);
@@ -1060,12 +1223,12 @@ Test(handler, anomaly_refuses_what_it_cannot_keep)
 {
     const double values[] = {1, NAN, INFINITY, -INFINITY};
     bench b;
-    rk_slot slot;
+    rk_packet packet;
     prepare(&b, define_anomaly(), 1);
     for (int i = 0; i < 4; i++) {
         measurement_t m = {.series = i ? 0 : 256, .value = values[i]};
-        handle(&b, 0, &m, 0);
-        const verdict_t *v = take(&b, &slot);
+        handle(&b, 0, &m);
+        const verdict_t *v = take(&b, &packet);
         cr_assert_not(v->accepted);
         cr_assert_not(v->anomaly);
         cr_assert_eq(v->score, 0);
@@ -1089,15 +1252,15 @@ Test(handler, anomaly_batches_say_what_single_messages_say)
     } got;
     unsigned seed = 9;
     bench b;
-    rk_slot slot;
+    rk_packet packet;
     prepare(&b, define_anomaly(), 4);
     for (int i = 0; i < 256; i++) {
         batch.values[i] = draw(&seed, i);
     }
     batch.values[100] = NAN;
-    handle(&b, 1, &batch, 0);
-    memcpy(&got, take(&b, &slot), sizeof got);
-    cr_assert_eq(slot.size, sizeof got);
+    handle(&b, 1, &batch);
+    memcpy(&got, take(&b, &packet), sizeof got);
+    cr_assert_eq(packet.size, sizeof got);
     cr_assert_eq(got.first, 10);
     cr_assert_eq(got.series, 3);
     cr_assert_eq(got.scores_count, 256);
@@ -1106,8 +1269,8 @@ Test(handler, anomaly_batches_say_what_single_messages_say)
     uint32_t anomalies = 0;
     for (int i = 0; i < 256; i++) {
         measurement_t m = {.series = 4, .value = batch.values[i]};
-        handle(&b, 0, &m, 0);
-        const verdict_t *v = take(&b, &slot);
+        handle(&b, 0, &m);
+        const verdict_t *v = take(&b, &packet);
         cr_assert_eq(got.scores[i], (float)v->score);
         cr_assert_eq(got.flags[i], v->accepted ? v->anomaly : 2);
         anomalies += v->anomaly;

@@ -52,6 +52,7 @@ typedef struct cpu_block {
     rk__kernel_actor *kernel;
     cpu_thread *threads;
     uint64_t *reduce;
+    rk_packet *packets;
     rk_barrier barrier;
     /* Thread 0. */
     rk__park park __attribute__((aligned(64)));
@@ -65,7 +66,7 @@ typedef struct cpu_device {
     cpu_block *blocks;
     cpu_thread *threads; /* of all blocks */
     uint64_t *reduce;
-    void *allocation; /* holds rk_instance, rk_blocks, rings, slots, arenas, state, scratch */
+    void *allocation; /* holds rk_blocks, links, slots, arenas, state, scratch */
     uint32_t gate;    /* atomic: enum gate */
     uint32_t waiting; /* atomic: threads that have not passed the gate */
 } cpu_device;
@@ -126,7 +127,7 @@ static bool decided(void *arg)
 {
     cpu_thread *t = arg;
     /* Pairs with the release in rk__cpu_share. */
-    return __atomic_load_n(&t->block->decisions, __ATOMIC_ACQUIRE) != t->ctx.spare;
+    return __atomic_load_n(&t->block->decisions, __ATOMIC_ACQUIRE) != t->ctx.seen;
 }
 
 static void await_decision(cpu_thread *t)
@@ -140,13 +141,13 @@ uint32_t rk__cpu_share(rk_block *block, uint32_t thread, uint32_t decision)
     cpu_thread *t = &b->threads[thread];
     if (thread != 0) {
         await_decision(t);
-        t->ctx.spare++; /* decisions this thread has seen */
+        t->ctx.seen++;
         return b->decision;
     }
     b->decision = decision;
     /* Release: the decision and what thread 0 acquired before it; pairs with decided. */
     __atomic_store_n(&b->decisions, b->decisions + 1, __ATOMIC_RELEASE);
-    for (uint32_t i = 1; i < block->instance->threads; i++) {
+    for (uint32_t i = 1; i < block->threads; i++) {
         rk__park_notify(&b->threads[i].park);
     }
     return decision;
@@ -257,8 +258,8 @@ static void wake(rk__kernel_actor *k)
 static void command(rk__kernel_actor *k, enum rk_command word)
 {
     for (uint32_t i = 0; i < k->grid; i++) {
-        /* Release: pairs with the acquire in loop_decide. */
-        __atomic_store_n(&k->blocks[i].command, word, __ATOMIC_RELEASE);
+        /* Release: what the caller did before; the loop only looks (loop_orders). */
+        __atomic_store_n(&k->blocks[i].wire->command, word, __ATOMIC_RELEASE);
     }
     wake(k);
 }
@@ -278,42 +279,34 @@ static void *carve(carving *c, size_t size)
     return c->bytes != NULL ? c->bytes + at : NULL;
 }
 
-static uint32_t ring_slots(const rk__kernel_actor *k)
+/* Two packets per block: the pending one and the window. */
+static void carve_block(carving *c, rk__kernel_actor *k, uint32_t index, rk_block *b,
+                        rk_packet **packets)
 {
-    uint32_t size = 4;
-    while (size < 2 * k->limit) {
-        size *= 2;
-    }
-    return size;
-}
-
-static rk_ring *carve_ring(carving *c, uint32_t size, rk_slot **slots)
-{
-    rk_ring *ring = carve(c, sizeof *ring);
-    *slots = carve(c, size * sizeof **slots);
-    if (ring != NULL) {
-        ring->size = size;
-        ring->mask = size - 1;
-    }
-    return ring;
-}
-
-static void carve_block(carving *c, rk__kernel_actor *k, rk_block *block, uint32_t index)
-{
-    rk_block b;
-    memset(&b, 0, sizeof b);
-    b.inbox = carve_ring(c, ring_slots(k), &b.inbox_slots);
+    const rk_entry *entry = k->module->entry;
+    uint32_t inbox = rk__channel_inbox_slots(k), outbox = rk__channel_outbox_slots(k);
+    memset(b, 0, sizeof *b);
+    b->wire = carve(c, sizeof *b->wire);
+    b->inbox = carve(c, inbox * sizeof *b->inbox);
+    b->inbox_mask = inbox - 1;
     if (index == 0) {
-        b.outbox = carve_ring(c, ring_slots(k), &b.outbox_slots);
+        b->outbox = carve(c, outbox * sizeof *b->outbox);
+        b->outbox_mask = outbox - 1;
+        b->arena = carve(c, k->arena_size);
+        b->arena_size = k->arena_size;
+    } else {
+        b->outgoing = carve(c, k->arena_size / 4); /* at least the largest payload */
     }
-    b.arena = carve(c, k->arena_size);
-    b.arena_size = k->arena_size;
-    b.shared = carve(c, RK_SHARED_SIZE);
-    b.due = carve(c, k->module->entry->every_count * sizeof *b.due + 8);
-    b.index = index;
-    if (block != NULL) {
-        *block = b;
-    }
+    b->shared = carve(c, RK_SHARED_SIZE);
+    b->due = carve(c, entry->every_count * sizeof *b->due + 8);
+    *packets = carve(c, 2 * sizeof **packets);
+    b->entry = entry;
+    b->every_count = entry->every_count;
+    b->every_periods = entry->every_periods;
+    b->state_size = entry->state_size;
+    b->index = index;
+    b->blocks = k->grid;
+    b->threads = k->threads;
 }
 
 /* Two passes over the same layout: the first only counts. */
@@ -321,18 +314,23 @@ static size_t lay_out(rk__kernel_actor *k, uint8_t *memory)
 {
     const rk_entry *entry = k->module->entry;
     carving c = {memory, 0};
-    k->instance = carve(&c, sizeof *k->instance);
-    k->blocks = carve(&c, k->grid * sizeof *k->blocks);
+    rk_block *blocks = carve(&c, k->grid * sizeof *blocks);
     size_t align = entry->state_align > 64 ? entry->state_align : 64;
     c.used = (c.used + align - 1) & ~(align - 1);
     void *state = carve(&c, entry->state_size);
     for (uint32_t i = 0; i < k->grid; i++) {
-        carve_block(&c, k, memory != NULL ? &k->blocks[i] : NULL, i);
+        rk_block b;
+        rk_packet *packets;
+        carve_block(&c, k, i, &b, &packets);
+        if (memory != NULL) {
+            cpu_device *d = k->device;
+            b.state = state;
+            blocks[i] = b;
+            d->blocks[i].packets = packets;
+        }
     }
-    if (memory != NULL) {
-        *k->instance =
-            (rk_instance){.entry = entry, .state = state, .blocks = k->grid, .threads = k->threads};
-    }
+    k->blocks = blocks;
+    k->state = state;
     return c.used;
 }
 
@@ -340,7 +338,6 @@ static void connect(rk__kernel_actor *k, cpu_device *d, uint32_t i)
 {
     cpu_block *b = &d->blocks[i];
     rk_block *block = &k->blocks[i];
-    block->instance = k->instance;
     block->siblings = k->blocks;
     block->host = b;
     b->block = block;
@@ -357,7 +354,7 @@ static void connect(rk__kernel_actor *k, cpu_device *d, uint32_t i)
         t->cpu = -1;
         rk__park_init(&t->park);
         t->ctx = (rk_ctx){.block = block,
-                          .instance = k->instance,
+                          .pending = b->packets,
                           .barrier = &b->barrier,
                           .reduce = b->reduce,
                           .thread = n,
@@ -377,7 +374,7 @@ static void release(rk__kernel_actor *k)
     }
     k->device = NULL;
     k->blocks = NULL;
-    k->instance = NULL;
+    k->state = NULL;
 }
 
 static int prepare(rk__kernel_actor *k)
@@ -404,9 +401,30 @@ static int prepare(rk__kernel_actor *k)
     return 0;
 }
 
+/* The number of threads says what is compiled, and is the definition's or the instance's own. */
+static int settle(const rk_options *options, rk__kernel_actor *k, const rk__kernel *kernel)
+{
+    k->threads = options->cpu_threads != 0 ? options->cpu_threads : kernel->cpu_threads;
+    k->threads = k->threads != 0 ? k->threads : 1;
+    return k->threads <= RK__BLOCKS_MAX
+               ? 0
+               : rk__fail(RK_ERANGE,
+                          "ring kernel \"%s\": blocks of %u threads; the cpu device takes up to %d",
+                          kernel->base.name, k->threads, RK__BLOCKS_MAX);
+}
+
+static int read_state(const rk__kernel_actor *k, void *to, size_t size)
+{
+    memcpy(to, k->state, size);
+    return 0;
+}
+
 const rk__backend rk__backend_cpu = {.name = "cpu",
+                                     .settle = settle,
+                                     .build = rk__module_build,
                                      .prepare = prepare,
                                      .start = start,
                                      .command = command,
                                      .wake = wake,
+                                     .read_state = read_state,
                                      .release = release};
