@@ -384,6 +384,16 @@ LOOP_FN void loop_orders(const struct loop_state *s, uint32_t *command, uint32_t
     *hold = (uint32_t)(both >> 32);
 }
 
+/* A new command is acquired: the host may have read the state before it gave it. */
+LOOP_FN void loop_take_orders(struct loop_state *s, uint32_t *hold)
+{
+    uint32_t command;
+    loop_orders(s, &command, hold);
+    if (command != s->command) {
+        s->command = (uint32_t)loop_agree(rk__load_u32(&s->ctx->block->wire->command));
+    }
+}
+
 LOOP_FN bool loop_commanded(const struct loop_state *s)
 {
     uint32_t command, hold;
@@ -511,7 +521,7 @@ LOOP_FN uint32_t loop_decide(struct loop_state *s)
     int64_t next;
     for (;;) {
         loop_settle();
-        loop_orders(s, &s->command, &hold);
+        loop_take_orders(s, &hold);
         if (s->command == RK_COMMAND_ABORT || block->stopped || s->ctx->failed) {
             return STEP_LEAVE;
         }

@@ -216,6 +216,11 @@ function rk.devices() end
 ---@field cache? string folder of compiled kernels
 ---@field stop_timeout? number how long closing waits for an actor, default 2 s
 ---@field kill_signal? integer real-time signal that interrupts runaway Lua
+---@field device_timeout? number seconds a CUDA device gets to answer a ping, to reach a message border,
+---  to load an image; default 5
+---@field pinned_memory? integer|string bytes, or "64M" (default): for rings and messages of a CUDA device
+---@field device_memory? integer|string bytes, or "1G": for states; default 256 MiB or a quarter of what is free
+---  (the first runtime that opens a CUDA device decides these three for the process)
 
 ---Opens a runtime. The command line overrides the options, they override --config. It is open until
 ---its <close>, close() or the end of the state. In a program that embeds Lua, rk.runtime() without
