@@ -40,6 +40,7 @@
 
 #define LOOP_FN               static __device__
 #define LOOP_CHECK(condition) ((void)0)
+#define LOOP_UNROLL           _Pragma("unroll")
 enum { LOOP_WARP = 32 };
 
 LOOP_FN bool loop_decides(const rk_ctx *ctx)
@@ -71,22 +72,31 @@ LOOP_FN void loop_gather(rk_ctx *ctx)
     }
 }
 
-/* Every lane one unit, so that a few slots come with one read. Returns how many whole slots now
- * stand at the start of the window. */
-LOOP_FN uint32_t loop_fetch(rk_ctx *ctx, uint32_t at, uint32_t slots)
+/* Every lane one unit, and the last lane the orders when there are some to be had, so that all of it
+ * comes with one read. Returns how many whole slots now stand at the start of the window. */
+LOOP_FN uint32_t loop_fetch(rk_ctx *ctx, uint32_t at, uint32_t slots, uint64_t *orders)
 {
     const rk_block *block = ctx->block;
-    uint32_t lane = ctx->thread, slot = at + lane / RK_SLOT_UNITS, words[RK_UNIT_WORDS];
+    uint32_t lane = ctx->thread, slot = at + lane / RK_SLOT_UNITS, words[RK_UNIT_WORDS] = {0, 0, 0};
     uint32_t *window = (uint32_t *)(void *)(ctx->pending + 1) + lane * RK_UNIT_WORDS;
-    bool whole = false;
-    if (lane < slots * RK_SLOT_UNITS) {
-        const rk_slot *from = block->inbox + (slot & block->inbox_mask);
-        whole = rk__load_unit(&from->units[lane % RK_SLOT_UNITS], words) == slot + 1;
+    uint32_t stamp = 0;
+    bool mine = lane < slots * RK_SLOT_UNITS, last = orders && lane == LOOP_WARP - 1;
+    const rk_unit *from =
+        last ? (const rk_unit *)(const void *)block->wire
+             : &block->inbox[slot & block->inbox_mask].units[lane % RK_SLOT_UNITS];
+    __syncwarp(); /* nobody reads the window any more */
+    if (mine || last) {
+        stamp = rk__load_unit(from, words);
     }
+    bool whole = mine && !last && stamp == slot + 1;
     if (whole) {
         window[0] = words[0];
         window[1] = words[1];
         window[2] = words[2];
+    }
+    if (orders) {
+        uint64_t both = words[0] | (uint64_t)words[1] << 32;
+        *orders = __shfl_sync(0xffffffffu, (unsigned long long)both, LOOP_WARP - 1);
     }
     unsigned missing = ~__ballot_sync(0xffffffffu, whole); /* also orders the window's words */
     __syncwarp();
@@ -137,6 +147,7 @@ LOOP_FN void loop_settle(void)
 
 #define LOOP_FN               static
 #define LOOP_CHECK(condition) rk_assert(condition)
+#define LOOP_UNROLL
 
 LOOP_FN bool loop_decides(const rk_ctx *ctx)
 {
@@ -144,12 +155,15 @@ LOOP_FN bool loop_decides(const rk_ctx *ctx)
 }
 
 /* One message at a time: its first slot says how many it has. Returns whole slots at hand. */
-LOOP_FN uint32_t loop_fetch(rk_ctx *ctx, uint32_t at, uint32_t slots)
+LOOP_FN uint32_t loop_fetch(rk_ctx *ctx, uint32_t at, uint32_t slots, uint64_t *orders)
 {
     const rk_block *block = ctx->block;
     uint32_t *window = (uint32_t *)(void *)(ctx->pending + 1);
     uint32_t wanted = 1;
     (void)slots;
+    if (orders) {
+        *orders = rk__peek_u64((const uint64_t *)(const void *)&block->wire->command);
+    }
     for (uint32_t n = 0; n < wanted; n++) {
         const rk_slot *slot = block->inbox + ((at + n) & block->inbox_mask);
         /* The last unit was written last, so mostly this is the only look in vain. */
@@ -311,7 +325,8 @@ RK_ABI_ASSERT((int)SILENT_MAX <= (int)RK_PACKET_SILENT_MAX, "the count has five 
 struct loop_state {
     rk_ctx *ctx;
     uint32_t first, ready; /* slots of the window: the next message's, and those at hand */
-    uint32_t command;      /* the last one seen */
+    uint32_t command;      /* the last ones seen: enum rk_command, */
+    uint32_t hold;         /* enum rk_hold */
     uint32_t spins;        /* looks since there was something to do */
     int64_t until;         /* device clock at which the block leaves the grid */
     int64_t idle;          /* ns without work after which it does */
@@ -360,45 +375,58 @@ LOOP_FN bool loop_at_hand(const struct loop_state *s)
            s->ready - s->first >= rk_slots_of(loop_message(s->ctx, s->first)->size);
 }
 
-/* Brings the next message into the window, and on a GPU what stands behind it. One slot is looked
- * at when little goes on, so that idle blocks leave PCIe to others. */
-LOOP_FN bool loop_has_message(struct loop_state *s)
-{
-    enum { LITTLE = 16 };
-    if (!loop_at_hand(s)) {
-        s->first = 0;
-        s->ready = loop_fetch(s->ctx, s->ctx->block->at, s->spins < LITTLE ? RK_PACKET_SLOTS : 1);
-        if (s->ready > 0 && !loop_at_hand(s)) {
-            s->ready = loop_fetch(s->ctx, s->ctx->block->at, RK_PACKET_SLOTS);
-        }
-    }
-    return loop_at_hand(s) && loop_siblings_done(s);
-}
-
-LOOP_FN void loop_orders(const struct loop_state *s, uint32_t *command, uint32_t *hold)
-{
-    /* Both at once. Nothing else is read because of what they say. */
-    uint64_t both =
-        loop_agree(rk__peek_u64((const uint64_t *)(const void *)&s->ctx->block->wire->command));
-    *command = (uint32_t)both;
-    *hold = (uint32_t)(both >> 32);
-}
-
 /* A new command is acquired: the host may have read the state before it gave it. */
-LOOP_FN void loop_take_orders(struct loop_state *s, uint32_t *hold)
+LOOP_FN void loop_take_orders(struct loop_state *s, uint64_t orders)
 {
-    uint32_t command;
-    loop_orders(s, &command, hold);
-    if (command != s->command) {
+    s->hold = (uint32_t)(orders >> 32);
+    if (s->command != (uint32_t)orders) {
         s->command = (uint32_t)loop_agree(rk__load_u32(&s->ctx->block->wire->command));
+    }
+}
+
+LOOP_FN uint64_t loop_orders(const struct loop_state *s)
+{
+    return loop_agree(rk__peek_u64((const uint64_t *)(const void *)&s->ctx->block->wire->command));
+}
+
+/* One look across the border: the next message, on a GPU what stands behind it, and the orders. One
+ * slot when little goes on, so that idle blocks leave PCIe to others. */
+LOOP_FN void loop_look(struct loop_state *s, uint64_t *orders)
+{
+    enum { LITTLE = 16, MANY = RK_PACKET_SLOTS - 1 };
+    uint32_t at = s->ctx->block->at;
+    s->first = 0;
+    s->ready = loop_fetch(s->ctx, at, s->spins < LITTLE ? MANY : 1, orders);
+    if (s->ready > 0 && !loop_at_hand(s)) {
+        s->ready = loop_fetch(s->ctx, at, RK_PACKET_SLOTS, (uint64_t *)0);
+    }
+}
+
+/* What stands in the window already is handled first: it is little, and came with orders. */
+LOOP_FN void loop_refresh(struct loop_state *s)
+{
+    uint64_t orders = 0;
+    if (!loop_at_hand(s)) {
+        loop_look(s, &orders);
+        loop_take_orders(s, orders);
+    } else if (s->spins > 0) {
+        loop_take_orders(s, loop_orders(s));
     }
 }
 
 LOOP_FN bool loop_commanded(const struct loop_state *s)
 {
-    uint32_t command, hold;
-    loop_orders(s, &command, &hold);
-    return command != s->command || hold != RK_HOLD_NONE;
+    uint64_t orders = loop_orders(s);
+    return (uint32_t)orders != s->command || orders >> 32 != RK_HOLD_NONE;
+}
+
+/* For a look outside of loop_decide. */
+LOOP_FN bool loop_has_message(struct loop_state *s)
+{
+    if (!loop_at_hand(s)) {
+        loop_look(s, (uint64_t *)0);
+    }
+    return loop_at_hand(s) && loop_siblings_done(s);
 }
 
 /* Whether it is worth looking again: with messages (running), without (paused, not yet begun). */
@@ -468,18 +496,19 @@ LOOP_FN void loop_confess(struct loop_state *s)
 }
 
 /* At a message border: all blocks of the image wait here, then leave or go on. True: leave. */
-LOOP_FN bool loop_hold(struct loop_state *s, uint32_t hold)
+LOOP_FN bool loop_hold(struct loop_state *s)
 {
     rk_wire *wire = s->ctx->block->wire;
-    uint32_t command;
+    uint32_t hold = s->hold;
     loop_confess(s);
     if (hold == RK_HOLD_WAIT && loop_leads(s)) {
         rk__store_u32(&wire->held, RK_HOLD_WAIT); /* pairs with the host's acquire load */
     }
     for (uint32_t spins = 0; hold == RK_HOLD_WAIT; spins++) {
         rk__pause(spins);
-        loop_orders(s, &command, &hold);
+        hold = (uint32_t)(loop_orders(s) >> 32);
     }
+    s->hold = RK_HOLD_NONE;
     if (hold == RK_HOLD_NONE && loop_leads(s)) {
         rk__store_u32(&wire->held, RK_HOLD_NONE);
     }
@@ -517,15 +546,14 @@ LOOP_FN bool loop_rest(struct loop_state *s, bool (*ready)(void *), int64_t unti
 LOOP_FN uint32_t loop_decide(struct loop_state *s)
 {
     rk_block *block = s->ctx->block;
-    uint32_t hold;
     int64_t next;
     for (;;) {
         loop_settle();
-        loop_take_orders(s, &hold);
+        loop_refresh(s);
         if (s->command == RK_COMMAND_ABORT || block->stopped || s->ctx->failed) {
             return STEP_LEAVE;
         }
-        if ((hold != RK_HOLD_NONE && loop_hold(s, hold)) || loop_expired(s)) {
+        if ((s->hold != RK_HOLD_NONE && loop_hold(s)) || loop_expired(s)) {
             return STEP_YIELD;
         }
         if (s->command == RK_COMMAND_STOP) {
@@ -549,7 +577,7 @@ LOOP_FN uint32_t loop_decide(struct loop_state *s)
         if (timer < block->every_count) {
             return STEP_EVERY | timer << STEP_BITS;
         }
-        if (loop_has_message(s)) {
+        if (loop_at_hand(s) && loop_siblings_done(s)) {
             return STEP_MESSAGE | s->first << STEP_BITS;
         }
         if (loop_rest(s, loop_ready, next)) {
@@ -569,12 +597,26 @@ LOOP_FN const void *loop_payload(rk_ctx *ctx, const rk_packet *packet)
     if (!to) {
         return from;
     }
-    RK_FOR (i, (packet->size + sizeof *from - 1) / sizeof *from) {
-        uint32_t words[RK_UNIT_WORDS], last = rk__load_unit(&from[i], words);
-        to[i].words[0] = words[0];
-        to[i].words[1] = words[1];
-        to[i].words[2] = words[2];
-        to[i].stamp = last;
+    enum { AT_ONCE = 4 }; /* loads on their way before the first is waited for */
+    uint32_t units = (packet->size + (uint32_t)sizeof *from - 1) / (uint32_t)sizeof *from;
+    for (uint32_t i = ctx->thread; i < units; i += AT_ONCE * ctx->threads) {
+        uint32_t words[AT_ONCE][RK_UNIT_WORDS], last[AT_ONCE];
+        LOOP_UNROLL
+        for (uint32_t j = 0; j < AT_ONCE; j++) {
+            if (i + j * ctx->threads < units) {
+                last[j] = rk__load_unit(&from[i + j * ctx->threads], words[j]);
+            }
+        }
+        LOOP_UNROLL
+        for (uint32_t j = 0; j < AT_ONCE; j++) {
+            if (i + j * ctx->threads < units) {
+                rk_unit *unit = &to[i + j * ctx->threads];
+                unit->words[0] = words[j][0];
+                unit->words[1] = words[j][1];
+                unit->words[2] = words[j][2];
+                unit->stamp = last[j];
+            }
+        }
     }
     rk_sync(ctx);
     return to;
@@ -654,7 +696,11 @@ LOOP_FN void loop_finish_message(struct loop_state *s, bool pending)
     if (loop_leads(s)) {
         block->at += slots;
         block->silent += !pending && block->index == 0;
-        rk__store_near(&block->progress, block->progress + 1); /* pairs with loop_siblings_done */
+        if (block->blocks > 1) {
+            rk__store_near(&block->progress, block->progress + 1); /* pairs with loop_siblings_done */
+        } else {
+            block->progress++;
+        }
     }
     loop_settle();
     if ((awaited && !pending) || loop_agree(block->silent) >= SILENT_MAX) {
@@ -676,17 +722,17 @@ LOOP_FN void loop_finish_hook(const struct loop_state *s, uint32_t step)
 LOOP_FN void loop_finish(struct loop_state *s, uint32_t step)
 {
     rk_block *block = s->ctx->block;
-    bool failed = s->ctx->failed != 0, pending = loop_agree(s->ctx->waiting) != 0;
+    /* The first thread speaks for all: should only it have failed, the others leave with it. */
+    bool failed = loop_agree(s->ctx->failed) != 0, pending = loop_agree(s->ctx->waiting) != 0;
+    s->ctx->failed = failed;
     s->spins = 0;
-    if (loop_leads(s)) {
-        rk__post_u64(&block->wire->activity, (uint64_t)block->steps << 32);
-    }
     if (STEP_KIND(step) == STEP_MESSAGE && !failed) {
         loop_finish_message(s, pending);
     } else if (pending) {
         loop_flush(s->ctx, 0);
     }
     if (loop_leads(s)) {
+        rk__post_u64(&block->wire->activity, (uint64_t)block->steps << 32);
         if (STEP_KIND(step) != STEP_MESSAGE && !failed) {
             loop_finish_hook(s, step);
         }
@@ -714,7 +760,7 @@ LOOP_FN void loop_leave(struct loop_state *s, bool gone)
 /* All threads of a block, until a command or a failure ends it (true), or it leaves the grid. */
 LOOP_FN bool loop_live(rk_ctx *ctx, int64_t until, int64_t idle)
 {
-    struct loop_state s = {ctx, 0, 0, 0, 0, until, idle, 0};
+    struct loop_state s = {ctx, 0, 0, 0, 0, 0, until, idle, 0};
     uint32_t step;
     for (;;) {
         step = 0;
@@ -786,11 +832,10 @@ LOOP_FN void seat_serve(rk_seat *seat, int64_t until, int64_t idle)
 LOOP_FN uint32_t seat_await(const rk_seat *seat, int64_t until, int64_t idle)
 {
     int64_t begin = rk__device_clock();
+    uint32_t left = seat->left, taken = seat->taken; /* words of ours */
     for (uint32_t spins = 0;; spins++) {
         uint32_t turn = rk__load_u32(&seat->turn); /* pairs with the host's release store */
-        uint32_t found = turn == seat->left      ? SEAT_WAIT
-                         : turn == seat->taken   ? SEAT_RESUME
-                                                 : SEAT_TAKE;
+        uint32_t found = turn == left ? SEAT_WAIT : turn == taken ? SEAT_RESUME : SEAT_TAKE;
         if (found == SEAT_WAIT) {
             int64_t now = rk__device_clock();
             bool over = now >= until || (until != INT64_MAX && now - begin > idle);

@@ -117,8 +117,11 @@ static uint32_t fill_packet(rk__channel *c, rk_packet *packet, const rk_message 
     packet->peer = m->from;
     if (size > RK_PACKET_INLINE) {
         packet->payload.words[0] = address_of(c, m);
+        memset(&packet->payload.words[1], 0, RK_SLOT_DATA - RK_PACKET_HEAD - 8);
     } else {
         memcpy(packet->payload.bytes, m->body->payload, size);
+        memset(packet->payload.bytes + size, 0,
+               rk_slots_of(size) * RK_SLOT_DATA - RK_PACKET_HEAD - size);
     }
     return rk_slots_of(size);
 }

@@ -280,6 +280,7 @@ void rk__kernel_lost(rk__kernel_actor *k, const char *reason)
 {
     pthread_mutex_lock(&k->lock);
     bool mine = !k->abandoned && k->phase == RK__PHASE_RUNNING;
+    bool orphan = k->abandoned && k->phase == RK__PHASE_GONE && k->blocks_left > 0;
     k->failing = true;
     k->lost = mine ? strdup(reason) : NULL;
     k->blocks_left = 0;
@@ -287,6 +288,8 @@ void rk__kernel_lost(rk__kernel_actor *k, const char *reason)
     pthread_mutex_unlock(&k->lock);
     if (mine) {
         end(k);
+    } else if (orphan) {
+        rk__kernel_dismantle(k); /* its actor has ended, and nothing runs any more */
     }
 }
 

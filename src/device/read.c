@@ -40,12 +40,19 @@ static int copy_state(const rk__kernel_actor *k, rk_message **out)
 }
 
 /* An ACTIVE one is paused for the copy, and stays ACTIVE meanwhile. 1: no message border was
- * reached before the deadline. A verb that waits for the same border (pausing) finds it kept. */
+ * reached before the deadline. A verb that waits for the same border (pausing) finds it kept. The
+ * copy may have to wait for a thread of the back end, so k->lock is given up for it: what is paused
+ * stays, since the caller holds the lifecycle lock. */
 static int copy_at_border(rk__kernel_actor *k, rk_message **out, int64_t deadline)
 {
+    int code = 1;
     pthread_mutex_lock(&k->lock);
     rk__kernel_command(k, RK_COMMAND_PAUSE);
-    int code = rk__kernel_await(k, RK_STATUS_PAUSED, deadline) ? copy_state(k, out) : 1;
+    if (rk__kernel_await(k, RK_STATUS_PAUSED, deadline)) {
+        pthread_mutex_unlock(&k->lock);
+        code = copy_state(k, out);
+        pthread_mutex_lock(&k->lock);
+    }
     if (k->pausing == 0) {
         rk__kernel_command(k, RK_COMMAND_RUN);
         rk__kernel_await(k, RK_STATUS_RUNNING, RK__FOREVER);

@@ -17,12 +17,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include "base/clock.h"
 #include "base/error.h"
 #include "device/cuda/driver.h"
 #include "device/cuda/gpu.h"
 
-enum { SPARE_MIN = 8 }; /* seats more than are needed, so that the next instances need no launch */
+enum {
+    SPARE_MIN = 8,     /* seats more than are needed, so that the next instances need no launch */
+    COALESCE = 1000000 /* ns that who needs an image waits for others who do */
+};
 
 /* ---- definitions and classes ---------------------------------------------------------------- */
 
@@ -90,36 +94,49 @@ static int too_many_sizes(const rk__gpu *gpu, uint32_t threads)
                     gpu->classes[2].threads, gpu->classes[3].threads, threads);
 }
 
-/* Enters the tenant into the tables (not yet on a seat). 1: an image or seats are missing. */
-static int place(rk__gpu *gpu, rk__tenant *t)
+static int lost(const rk__gpu *gpu)
 {
+    return rk__fail(RK_EDEVICE, "%s is lost: %s", gpu->name,
+                    gpu->lost != NULL ? gpu->lost : "who asked has given up");
+}
+
+/* Under the lock. RK__WAITS: an image or seats are missing. */
+static int enter(rk__gpu *gpu, rk__request *request)
+{
+    const rk__tenant *t = request->tenant;
     uint32_t index;
-    int code = 0, class;
-    pthread_mutex_lock(&gpu->lock);
-    class = class_of(gpu, t->threads);
-    rk__resident *r = class < 0 ? NULL : resident_of(gpu, t, &index);
-    if (class < 0) {
-        code = too_many_sizes(gpu, t->threads);
-    } else if (r == NULL) {
-        code = rk__fail(RK_ENOMEM, "no memory for the definitions of %s", gpu->name);
-    } else {
-        rk__gpu_class *c = &gpu->classes[class];
-        r->users++;
-        t->definition = index;
-        t->class = (uint32_t) class;
-        r->linked &= c->threads == t->threads; /* not in a class that was another size's */
-        c->threads = t->threads;
-        bool fits = r->linked && c->function != NULL && c->capacity - c->taken >= t->kernel->grid;
-        code = fits ? 0 : 1;
+    int found = class_of(gpu, t->threads);
+    rk__resident *r = found < 0 ? NULL : resident_of(gpu, t, &index);
+    if (found < 0) {
+        return too_many_sizes(gpu, t->threads);
     }
+    if (r == NULL) {
+        return rk__fail(RK_ENOMEM, "no memory for the definitions of %s", gpu->name);
+    }
+    rk__gpu_class *c = &gpu->classes[found];
+    r->users++;
+    request->definition = index;
+    request->class = (uint32_t)found;
+    request->grid = t->kernel->grid;
+    r->linked &= c->threads == t->threads; /* not in a class that was another size's */
+    c->threads = t->threads;
+    bool fits = r->linked && c->function != NULL && c->capacity - c->taken >= request->grid;
+    return fits ? 0 : RK__WAITS;
+}
+
+/* Enters the tenant into the tables, but not yet on a seat. */
+static int place(rk__gpu *gpu, rk__request *request)
+{
+    pthread_mutex_lock(&gpu->lock);
+    int code = request->given_up || gpu->lost != NULL ? lost(gpu) : enter(gpu, request);
     pthread_mutex_unlock(&gpu->lock);
     return code;
 }
 
-static void unplace(rk__gpu *gpu, const rk__tenant *t)
+static void unplace(rk__gpu *gpu, const rk__request *r)
 {
     pthread_mutex_lock(&gpu->lock);
-    gpu->residents[t->definition].users--;
+    gpu->residents[r->definition].users--;
     pthread_mutex_unlock(&gpu->lock);
 }
 
@@ -145,18 +162,30 @@ static void give_seat(rk__gpu *gpu, rk__gpu_class *c, rk__tenant *t, uint32_t bl
     __atomic_store_n(&seat->turn, seat->turn + 1, __ATOMIC_RELEASE); /* pairs with seat_await */
 }
 
-static void sit(rk__gpu *gpu, rk__tenant *t)
+/* From now on the tenant is the bridge's. RK_EDEVICE: it must not sit down any more. */
+static int sit(rk__gpu *gpu, rk__request *request)
 {
-    rk__gpu_class *c = &gpu->classes[t->class];
+    rk__tenant *t = request->tenant;
+    rk__gpu_class *c = &gpu->classes[request->class];
     pthread_mutex_lock(&gpu->lock);
-    for (uint32_t i = 0; i < t->kernel->grid; i++) {
+    if (request->given_up || gpu->lost != NULL) {
+        gpu->residents[request->definition].users--;
+        int code = lost(gpu);
+        pthread_mutex_unlock(&gpu->lock);
+        return code;
+    }
+    t->definition = request->definition;
+    t->class = request->class;
+    for (uint32_t i = 0; i < request->grid; i++) {
         give_seat(gpu, c, t, i);
     }
-    t->staying = t->kernel->grid;
+    t->staying = request->grid;
     t->next = gpu->tenants;
     gpu->tenants = t;
+    request->seated = true;
     pthread_mutex_unlock(&gpu->lock);
     rk__park_kick(&gpu->bridge_park);
+    return 0;
 }
 
 bool rk__gpu_vacate(rk__gpu *gpu, rk__tenant *t, uint32_t block)
@@ -165,6 +194,7 @@ bool rk__gpu_vacate(rk__gpu *gpu, rk__tenant *t, uint32_t block)
     rk__tenant **at = &gpu->tenants;
     t->left[block] = true;
     c->owners[t->seats[block]] = NULL;
+    t->seats[block] = 0; /* seats may move up; nobody looks at this one's any more */
     c->taken--;
     if (--t->staying > 0) {
         return false;
@@ -289,13 +319,19 @@ static int measure(rk__gpu *gpu, rk__gpu_class *c)
                                gpu->name, c->threads, most);
 }
 
-/* Multiprocessors, in thousandths, that grids of so many blocks each take. */
+/* Multiprocessors, in thousandths, that grids of so many blocks each take. Small blocks are spread
+ * over all of them, so grids of several sizes leave gaps that no larger block fits: each size after
+ * the first is charged for one block on every multiprocessor. */
 static uint64_t load_of(const rk__gpu *gpu, const uint32_t blocks[RK__CUDA_CLASSES])
 {
     uint64_t sum = 0;
+    bool first = true;
     for (int i = 0; i < RK__CUDA_CLASSES; i++) {
+        uint32_t fits = gpu->classes[i].fits;
         if (blocks[i] > 0) {
-            sum += ((uint64_t)blocks[i] + 1) * 1000 / gpu->classes[i].fits; /* and seat 0 */
+            sum += ((uint64_t)blocks[i] + 1) * 1000 / fits; /* and seat 0 */
+            sum += first || fits == 1 ? 0 : (uint64_t)gpu->processors * 1000 / fits;
+            first = false;
         }
     }
     return sum;
@@ -306,15 +342,15 @@ static uint64_t room_of(const rk__gpu *gpu)
     return (uint64_t)(gpu->processors > 1 ? gpu->processors - 1 : 1) * 1000;
 }
 
-static int too_many_blocks(const rk__gpu *gpu, const rk__tenant *t, const uint32_t *blocks)
+static int too_many_blocks(const rk__gpu *gpu, const rk__request *r, const uint32_t *blocks)
 {
-    const rk__gpu_class *c = &gpu->classes[t->class];
+    const rk__gpu_class *c = &gpu->classes[r->class];
     return rk__fail(RK_EDEVICE,
                     "%s has no room for %u more block%s of %u threads: %u multiprocessors take %u "
                     "such blocks each, %u are in use, and one multiprocessor is kept free. Use "
                     "fewer instances, a smaller grid, or smaller blocks",
-                    gpu->name, t->kernel->grid, t->kernel->grid == 1 ? "" : "s", c->threads,
-                    gpu->processors, c->fits, blocks[t->class] - t->kernel->grid);
+                    gpu->name, r->grid, r->grid == 1 ? "" : "s", c->threads, gpu->processors,
+                    c->fits, blocks[r->class] - r->grid);
 }
 
 /* Seats for those who sit and those who come; who does not fit is refused. */
@@ -327,25 +363,23 @@ static int make_room(rk__gpu *gpu, rk__request *list)
         code = gpu->classes[i].threads != 0 ? measure(gpu, &gpu->classes[i]) : 0;
     }
     for (rk__request *r = list; r != NULL && code == 0; r = r->next) {
-        if (r->code != 1) {
-            continue;
-        }
-        blocks[r->tenant->class] += r->tenant->kernel->grid;
+        blocks[r->class] += r->grid;
         if (load_of(gpu, blocks) > room_of(gpu)) {
-            r->code = too_many_blocks(gpu, r->tenant, blocks);
+            r->code = too_many_blocks(gpu, r, blocks);
             snprintf(r->text, sizeof r->text, "%s", rk_errdetail());
-            blocks[r->tenant->class] -= r->tenant->kernel->grid;
-            unplace(gpu, r->tenant);
+            blocks[r->class] -= r->grid;
+            unplace(gpu, r);
         }
     }
     for (int i = 0; i < RK__CUDA_CLASSES; i++) {
         uint32_t spare = blocks[i] / 2 > SPARE_MIN ? blocks[i] / 2 : SPARE_MIN;
+        spare = gpu->mode == RK_MODE_PERSISTENT ? spare : 0; /* else every launch would have them */
         wanted[i] = blocks[i] > 0 ? blocks[i] + spare : 0;
     }
     bool roomy = code == 0 && load_of(gpu, wanted) <= room_of(gpu);
     for (uint32_t i = 0; i < RK__CUDA_CLASSES && code == 0; i++) {
         uint32_t capacity = roomy ? wanted[i] : blocks[i];
-        if (capacity > gpu->classes[i].capacity) {
+        if (capacity != gpu->classes[i].capacity) {
             code = rk__grid_seats(gpu, i, capacity);
         }
     }
@@ -354,83 +388,140 @@ static int make_room(rk__gpu *gpu, rk__request *list)
 
 /* ---- admitting ------------------------------------------------------------------------------ */
 
-/* Those that still wait fail with what went wrong. */
-static void refuse(rk__gpu *gpu, rk__request *list, int code)
+/* Large blocks first: they find room only where nothing else is yet. */
+static int launch_all(rk__gpu *gpu)
 {
-    for (rk__request *r = list; r != NULL; r = r->next) {
-        if (r->code == 1) {
-            r->code = code;
-            snprintf(r->text, sizeof r->text, "%s", rk_errdetail());
-            unplace(gpu, r->tenant);
+    for (;;) {
+        uint32_t next = RK__CUDA_CLASSES;
+        for (uint32_t i = 0; i < RK__CUDA_CLASSES && gpu->mode == RK_MODE_PERSISTENT; i++) {
+            const rk__gpu_class *c = &gpu->classes[i];
+            if (c->taken > 0 && !c->running &&
+                (next == RK__CUDA_CLASSES || c->fits < gpu->classes[next].fits)) {
+                next = i;
+            }
+        }
+        if (next == RK__CUDA_CLASSES) {
+            return 0;
+        }
+        int code = rk__grid_launch(gpu, next);
+        if (code < 0) {
+            return code;
         }
     }
 }
 
-static int launch_all(rk__gpu *gpu)
+static void run(rk__gpu *gpu)
 {
-    int code = 0;
-    for (uint32_t i = 0; i < RK__CUDA_CLASSES && code == 0; i++) {
-        rk__gpu_class *c = &gpu->classes[i];
-        if (c->taken > 0 && !c->running && gpu->mode == RK_MODE_PERSISTENT) {
-            code = rk__grid_launch(gpu, i);
-        }
+    if (launch_all(gpu) < 0) {
+        rk__gpu_lose(gpu, "%s", rk_errdetail());
     }
+}
+
+/* An image with every definition that is used; the running one goes on meanwhile. */
+static int link_image(rk__gpu *gpu, rk__cuda_image *image)
+{
+    plan p;
+    int code = make_plan(gpu, &p);
+    pthread_mutex_lock(&gpu->lock);
+    gpu->linking = true;
+    pthread_mutex_unlock(&gpu->lock);
+    code = code < 0 ? code : rk__cuda_image_link(NULL, &gpu->target, p.classes, p.count, image);
+    pthread_mutex_lock(&gpu->lock);
+    gpu->linking = false;
+    pthread_mutex_unlock(&gpu->lock);
+    free(p.modules);
+    free(p.numbers);
     return code;
 }
 
-/* Grids that were running go on, whatever happened to those who wait. */
+/* Image and seats for all who wait. Grids that were running go on afterwards, whatever happened. */
 static int swap(rk__gpu *gpu, rk__request *list)
 {
     rk__cuda_image image = {0};
-    plan p = {.count = 0};
     drop_unused(gpu);
     bool relink = image_is_missing(gpu);
-    int code = relink ? make_plan(gpu, &p) : 0;
-    if (relink && code == 0) {
-        code = rk__cuda_image_link(NULL, &gpu->target, p.classes, p.count, &image);
+    int code = relink ? link_image(gpu, &image) : 0;
+    if (code < 0) {
+        return code;
     }
-    free(p.modules);
-    free(p.numbers);
-    if (code == 0) {
-        code = rk__grid_quiesce(gpu);
-        if (code < 0) {
-            rk__cuda_image_free(&image);
-            return code;
+    code = rk__grid_quiesce(gpu);
+    if (code < 0) {
+        rk__cuda_image_free(&image);
+        return code;
+    }
+    code = relink ? change_image(gpu, &image) : 0;
+    return code < 0 ? code : make_room(gpu, list);
+}
+
+/* Those who need no image sit down at once and are told; the others stay on the list. */
+static void seat_at_once(rk__gpu *gpu, rk__request **list)
+{
+    rk__request *seated = NULL;
+    while (*list != NULL) {
+        rk__request *r = *list;
+        int code = place(gpu, r);
+        if (code == RK__WAITS) {
+            r->code = code;
+            list = &r->next;
+            continue;
         }
-        code = relink ? change_image(gpu, &image) : 0;
-        code = code < 0 ? code : make_room(gpu, list);
+        *list = r->next;
+        code = code < 0 ? code : sit(gpu, r);
+        if (code < 0) {
+            rk__gpu_answer(gpu, r, code);
+            continue;
+        }
+        r->next = seated;
+        seated = r;
     }
-    return code;
+    if (seated != NULL) {
+        run(gpu);
+    }
+    while (seated != NULL) {
+        rk__request *r = seated;
+        seated = r->next;
+        rk__gpu_answer(gpu, r, 0);
+    }
+}
+
+/* After the swap, which has failed with `code` for all, or has refused some. */
+static void seat_rest(rk__gpu *gpu, rk__request *list, int code)
+{
+    char text[512];
+    snprintf(text, sizeof text, "%s", code < 0 ? rk_errdetail() : "");
+    for (rk__request *r = list; r != NULL; r = r->next) {
+        if (r->code == RK__WAITS && code < 0) {
+            unplace(gpu, r);
+            r->code = code;
+            snprintf(r->text, sizeof r->text, "%s", text);
+        } else if (r->code == RK__WAITS) {
+            r->code = sit(gpu, r);
+            snprintf(r->text, sizeof r->text, "%s", r->code < 0 ? rk_errdetail() : "");
+        }
+    }
 }
 
 void rk__gpu_admit(rk__gpu *gpu, rk__request *list)
 {
-    bool wait = false;
-    for (rk__request *r = list; r != NULL; r = r->next) {
-        r->code = place(gpu, r->tenant);
+    seat_at_once(gpu, &list);
+    if (list == NULL) {
+        return;
+    }
+    nanosleep(&(struct timespec){.tv_nsec = COALESCE}, NULL);
+    rk__request *more = rk__gpu_more(gpu), **last = &list;
+    seat_at_once(gpu, &more);
+    while (*last != NULL) {
+        last = &(*last)->next;
+    }
+    *last = more;
+    seat_rest(gpu, list, swap(gpu, list));
+    run(gpu);
+    while (list != NULL) {
+        rk__request *r = list;
+        list = r->next;
         if (r->code < 0) {
-            snprintf(r->text, sizeof r->text, "%s", rk_errdetail());
+            rk__fail(r->code, "%s", r->text);
         }
-        wait |= r->code == 1;
-        if (r->code == 0) {
-            sit(gpu, r->tenant);
-            r->code = 2; /* sits; the next one's room is reckoned with it */
-        }
-    }
-    if (wait) {
-        int code = swap(gpu, list);
-        if (code < 0) {
-            refuse(gpu, list, code);
-        }
-    }
-    for (rk__request *r = list; r != NULL; r = r->next) {
-        r->code = r->code == 2 ? 0 : r->code;
-        if (r->code == 1) {
-            sit(gpu, r->tenant);
-            r->code = 0;
-        }
-    }
-    if (launch_all(gpu) < 0) {
-        rk__gpu_lose(gpu, "%s", rk_errdetail());
+        rk__gpu_answer(gpu, r, r->code);
     }
 }

@@ -36,7 +36,8 @@ enum {
     TICK_BUSY = 5000000,   /* ns between looks at grids while tenants are there */
     TICK_FREE = 200000000, /* and while there are none */
     IDLE_END = 1000000000, /* ns after which grids without tenants end */
-    COALESCE = 1000000,    /* ns that a request for an image waits for others */
+    TICK_FIRST = 20000,    /* ns: between looks at a grid that may end any moment, */
+    TICK_ENDING = 1000000, /* growing to this */
     STACK = 1024 * 1024
 };
 
@@ -129,8 +130,8 @@ static struct timespec in(int64_t ns)
     return (struct timespec){.tv_sec = t / 1000000000, .tv_nsec = t % 1000000000};
 }
 
-/* Takes a request that will not be answered off the list, if it is still there. Under the lock. */
-static void withdraw(rk__gpu *gpu, rk__request *request)
+/* Takes a request off the list, if nobody has yet. Under the lock. */
+static bool withdraw(rk__gpu *gpu, const rk__request *request)
 {
     rk__request **at = &gpu->requests;
     while (*at != NULL && *at != request) {
@@ -138,20 +139,18 @@ static void withdraw(rk__gpu *gpu, rk__request *request)
     }
     if (*at != NULL) {
         *at = request->next;
+        return true;
     }
+    return false;
 }
 
-/* The driver thread may hold a request for as long as it works on it, so who gives up waiting for a
- * lost device leaves a copy behind instead of its own. */
-int rk__gpu_ask(rk__gpu *gpu, rk__request *given)
+static rk__request *enqueue(rk__gpu *gpu, const rk__request *given)
 {
     rk__request *request = malloc(sizeof *request), **at = &gpu->requests;
     if (request == NULL) {
-        return rk__fail(RK_ENOMEM, "no memory for a request to %s", gpu->name);
+        return NULL;
     }
     *request = *given;
-    request->done = false;
-    request->next = NULL;
     pthread_mutex_lock(&gpu->lock);
     while (*at != NULL) {
         at = &(*at)->next;
@@ -159,37 +158,62 @@ int rk__gpu_ask(rk__gpu *gpu, rk__request *given)
     *at = request;
     pthread_mutex_unlock(&gpu->lock);
     rk__gpu_stir(gpu);
-    /* Hold, leave, load and launch each get the device's time. */
-    struct timespec until = in(4 * gpu->timeout);
-    int late = 0;
-    pthread_mutex_lock(&gpu->lock);
-    while (!request->done && gpu->lost == NULL && !late) {
-        late = pthread_cond_timedwait(&gpu->answered, &gpu->lock, &until);
-    }
-    bool done = request->done;
-    const char *lost = gpu->lost;
-    if (!done) {
-        withdraw(gpu, request);
-    }
-    pthread_mutex_unlock(&gpu->lock);
-    if (!done && lost == NULL) {
-        rk__gpu_lose(gpu, "the driver has not returned from a call for %.3g s",
-                     4 * (double)gpu->timeout / 1e9);
-        lost = rk__gpu_lost(gpu);
-    }
-    int code = done ? request->code : RK_EDEVICE;
-    if (code < 0) {
-        rk__fail(code, "%s%s", done ? "" : "the device is lost: ", done ? request->text : lost);
-    }
-    if (done) {
-        free(request); /* else the driver thread may still be at it */
-    }
-    return code;
+    return request;
 }
 
-static void answer(rk__gpu *gpu, rk__request *request, int code)
+/* Under the lock. Hold, leave, load and launch each get the device's time; linking has its own. */
+static void await_answer(rk__gpu *gpu, const rk__request *request)
+{
+    struct timespec until = in(4 * gpu->timeout);
+    int late = 0;
+    while (!request->done && gpu->lost == NULL && !late) {
+        late = pthread_cond_timedwait(&gpu->answered, &gpu->lock, &until);
+        if (late && gpu->linking) {
+            until = in(4 * gpu->timeout);
+            late = 0;
+        }
+    }
+}
+
+/* Who has not got an answer: gives up, and says whether the tenant sits all the same. Under the lock;
+ * takes the request. */
+static bool give_up(rk__gpu *gpu, rk__request *request)
+{
+    bool seated = request->seated;
+    request->given_up = true;
+    if (withdraw(gpu, request)) {
+        free(request);
+    }
+    return seated;
+}
+
+int rk__gpu_ask(rk__gpu *gpu, rk__request *given)
+{
+    rk__request *request = enqueue(gpu, given);
+    if (request == NULL) {
+        return rk__fail(RK_ENOMEM, "no memory for a request to %s", gpu->name);
+    }
+    pthread_mutex_lock(&gpu->lock);
+    await_answer(gpu, request);
+    bool done = request->done;
+    bool seated = !done && give_up(gpu, request);
+    pthread_mutex_unlock(&gpu->lock);
+    if (done) {
+        int code = request->code < 0 ? rk__fail(request->code, "%s", request->text) : 0;
+        free(request);
+        return code;
+    }
+    if (rk__gpu_lost(gpu) == NULL) {
+        rk__gpu_lose(gpu, "the driver has not returned from a call for %.3g s",
+                     4 * (double)gpu->timeout / 1e9);
+    }
+    return seated ? 0 : rk__fail(RK_EDEVICE, "%s is lost: %s", gpu->name, rk__gpu_lost(gpu));
+}
+
+void rk__gpu_answer(rk__gpu *gpu, rk__request *request, int code)
 {
     pthread_mutex_lock(&gpu->lock);
+    bool mine = request->given_up;
     request->code = code;
     if (code < 0) {
         snprintf(request->text, sizeof request->text, "%s", rk_errdetail());
@@ -197,6 +221,9 @@ static void answer(rk__gpu *gpu, rk__request *request, int code)
     request->done = true;
     pthread_cond_broadcast(&gpu->answered);
     pthread_mutex_unlock(&gpu->lock);
+    if (mine) {
+        free(request); /* nobody waits for it */
+    }
 }
 
 /* ---- copies: the driver thread -------------------------------------------------------------- */
@@ -237,7 +264,11 @@ static int copy(rk__gpu *gpu, const rk__request *r)
         code = result == CUDA_SUCCESS ? await_copies(gpu)
                                       : rk__cuda_fail(result, "%s: copying", gpu->name);
         if (code == 0 && r->kind == RK__REQUEST_READ) {
-            memcpy((uint8_t *)r->to + done, gpu->zeros, size);
+            pthread_mutex_lock(&gpu->lock);
+            if (!r->given_up) {
+                memcpy((uint8_t *)r->to + done, gpu->zeros, size);
+            }
+            pthread_mutex_unlock(&gpu->lock);
         }
     }
     return code;
@@ -324,41 +355,55 @@ static bool wanted(void *arg)
     return closing(gpu) || __atomic_load_n(&gpu->wanted, __ATOMIC_SEQ_CST) != 0;
 }
 
-static rk__request *take_requests(rk__gpu *gpu)
+/* Requests of the kinds wanted, oldest first. */
+static rk__request *take_requests(rk__gpu *gpu, bool admissions)
 {
+    rk__request *taken = NULL, **last = &taken;
     pthread_mutex_lock(&gpu->lock);
-    rk__request *list = gpu->requests;
-    gpu->requests = NULL;
-    pthread_mutex_unlock(&gpu->lock);
-    return list;
-}
-
-/* Copies at once; those who want seats together. */
-static void serve(rk__gpu *gpu)
-{
-    rk__request *list = take_requests(gpu), *admit = NULL, **last = &admit;
-    while (list != NULL) {
-        rk__request *r = list;
-        list = r->next;
-        r->next = NULL;
-        if (r->kind == RK__REQUEST_ADMIT) {
+    for (rk__request **at = &gpu->requests; *at != NULL;) {
+        rk__request *r = *at;
+        if ((r->kind == RK__REQUEST_ADMIT) == admissions) {
+            *at = r->next;
+            r->next = NULL;
             *last = r;
             last = &r->next;
         } else {
-            answer(gpu, r, copy(gpu, r));
+            at = &r->next;
         }
     }
-    if (admit == NULL) {
-        return;
+    pthread_mutex_unlock(&gpu->lock);
+    return taken;
+}
+
+rk__request *rk__gpu_more(rk__gpu *gpu)
+{
+    return take_requests(gpu, true);
+}
+
+static void serve(rk__gpu *gpu)
+{
+    rk__request *copies = take_requests(gpu, false), *admit = take_requests(gpu, true);
+    while (copies != NULL) {
+        rk__request *r = copies;
+        copies = r->next;
+        rk__gpu_answer(gpu, r, copy(gpu, r));
     }
-    rk__gpu_admit(gpu, admit);
-    while (admit != NULL) {
-        rk__request *r = admit;
-        admit = r->next; /* it is gone once it is answered */
-        pthread_mutex_lock(&gpu->lock);
-        r->done = true;
-        pthread_cond_broadcast(&gpu->answered);
-        pthread_mutex_unlock(&gpu->lock);
+    if (admit != NULL) {
+        rk__gpu_admit(gpu, admit);
+    }
+}
+
+/* After the loss: everybody is told. */
+static void refuse_all(rk__gpu *gpu)
+{
+    for (int kind = 0; kind < 2; kind++) {
+        rk__request *list = take_requests(gpu, kind != 0);
+        while (list != NULL) {
+            rk__request *r = list;
+            list = r->next;
+            rk__gpu_answer(gpu, r,
+                           rk__fail(RK_EDEVICE, "%s is lost: %s", gpu->name, rk__gpu_lost(gpu)));
+        }
     }
 }
 
@@ -377,6 +422,19 @@ static void rest(rk__gpu *gpu)
     }
 }
 
+/* How long until grids are looked at again. A grid that ends by itself may leave work behind, and
+ * nothing tells when it ends: looks come close together at first. */
+static int64_t next_look(rk__gpu *gpu, bool may_end)
+{
+    if (!may_end) {
+        gpu->tick = 0;
+        return gpu->idle_since != 0 && !rk__grid_any_running(gpu) ? TICK_FREE : TICK_BUSY;
+    }
+    gpu->tick = gpu->tick == 0 ? TICK_FIRST : 2 * gpu->tick;
+    gpu->tick = gpu->tick < TICK_ENDING ? gpu->tick : TICK_ENDING;
+    return gpu->tick;
+}
+
 static void drive(rk__gpu *gpu)
 {
     int64_t next_ping = 0;
@@ -386,16 +444,13 @@ static void drive(rk__gpu *gpu)
         if (!rk__grid_look(gpu)) {
             break;
         }
-        if (gpu->mode != RK_MODE_PERSISTENT) {
-            rk__grid_relaunch(gpu);
-        }
+        bool may_end = gpu->mode != RK_MODE_PERSISTENT && rk__grid_relaunch(gpu);
         if (rk__now() >= next_ping) {
             rk__grid_heartbeat(gpu);
             next_ping = rk__now() + HEARTBEAT;
         }
         rest(gpu);
-        int64_t tick = gpu->idle_since != 0 && !rk__grid_any_running(gpu) ? TICK_FREE : TICK_BUSY;
-        rk__park_wait(&gpu->park, wanted, gpu, rk__now() + tick);
+        rk__park_wait(&gpu->park, wanted, gpu, rk__now() + next_look(gpu, may_end));
     }
 }
 
@@ -436,11 +491,7 @@ static void *driver_main(void *arg)
     if (code == 0) {
         drive(gpu);
         while (!closing(gpu)) { /* lost: nothing more to do here, but the context waits for close */
-            rk__request *r = take_requests(gpu);
-            if (r != NULL) {
-                rk__fail(RK_EDEVICE, "%s is lost: %s", gpu->name, rk__gpu_lost(gpu));
-                answer(gpu, r, RK_EDEVICE);
-            }
+            refuse_all(gpu);
             __atomic_store_n(&gpu->wanted, 0, __ATOMIC_SEQ_CST);
             rk__park_wait(&gpu->park, wanted, gpu, rk__now() + TICK_FREE);
         }

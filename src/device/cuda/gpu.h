@@ -65,18 +65,24 @@ typedef struct rk__gpu_class {
 
 enum rk__request_kind { RK__REQUEST_ZERO, RK__REQUEST_READ, RK__REQUEST_ADMIT };
 
-/* Something only the driver thread can do, on the stack of who waits for it. */
+/* Something only the driver thread can do. Who gives up waiting leaves it to the driver thread, which
+ * then must not touch `tenant` and `to` any more: `given_up` is looked at under the lock. */
 typedef struct rk__request {
     enum rk__request_kind kind;
     rk__tenant *tenant; /* ADMIT */
     uint64_t near;      /* ZERO, READ: device memory, */
     uint64_t size;      /* bytes, */
     void *to;           /* READ: and where it goes */
-    bool done;
-    int code;
+    bool done, given_up;
+    bool seated; /* ADMIT: the tenant sits, and whatever comes now comes to it by the bridge */
+    /* ADMIT, by the driver thread: what it needs to know of the tenant. */
+    uint32_t grid, class, definition;
+    int code;       /* RK__WAITS: no image or no room yet */
     char text[512]; /* of a failure */
     struct rk__request *next;
 } rk__request;
+
+enum { RK__WAITS = 1 };
 
 typedef struct rk__gpu {
     int ordinal;
@@ -97,6 +103,7 @@ typedef struct rk__gpu {
     uint32_t resident_count; /* places */
     rk__request *requests;   /* oldest first */
     rk__gpu_class classes[RK__CUDA_CLASSES];
+    bool linking;       /* an image is being linked: that may take long, and is no fault */
     const char *lost;   /* why the device cannot be used any more; NULL: it can. Also atomic */
     bool opened, ended; /* the driver thread has got through opening; has ended */
     int open_code;
@@ -117,6 +124,8 @@ typedef struct rk__gpu {
     CUevent copied;
     void *zeros;        /* pinned; also where copies from the device land */
     int64_t idle_since; /* when the last tenant left; 0: there are some */
+    int64_t tick;       /* ns until grids are looked at again while some may have ended */
+    size_t stack;       /* bytes of a thread's stack that the context provides for */
 } rk__gpu;
 
 /* ---- gpu.c ---- */
@@ -132,6 +141,9 @@ int rk__gpu_take(rk__gpu *gpu, uint64_t pinned, uint64_t near, const char *who, 
 void rk__gpu_give(rk__gpu *gpu, rk__tenant *t);
 /* Has the driver thread do it. thread: any but the driver. blocks: yes */
 int rk__gpu_ask(rk__gpu *gpu, rk__request *request);
+/* For the driver thread: those who want seats and came since; with its answer. */
+rk__request *rk__gpu_more(rk__gpu *gpu);
+void rk__gpu_answer(rk__gpu *gpu, rk__request *request, int code);
 /* Something changed that may concern the driver thread. thread: any. blocks: no */
 void rk__gpu_stir(rk__gpu *gpu);
 /* The device cannot be used any more: once; the bridge fails its actors. thread: any. blocks: no */
@@ -150,8 +162,9 @@ int rk__grid_launch(rk__gpu *gpu, uint32_t class);
 int rk__grid_quiesce(rk__gpu *gpu);
 /* Notices grids that have ended; false: the device is lost. */
 bool rk__grid_look(rk__gpu *gpu);
-/* Bounded and batch mode: launches what has work. */
-void rk__grid_relaunch(rk__gpu *gpu);
+/* Bounded and batch mode: launches what has work; true: a grid that runs has some that it may leave
+ * undone. */
+bool rk__grid_relaunch(rk__gpu *gpu);
 /* Pings grids, measures the clock; a grid that stays silent loses the device. */
 void rk__grid_heartbeat(rk__gpu *gpu);
 /* A resident kernel answers a ping in time. RK_EDEVICE */
@@ -162,7 +175,7 @@ bool rk__grid_any_running(const rk__gpu *gpu);
 
 /* ---- admit.c: the driver thread's ---- */
 
-/* Seats the tenants of these requests, with as few swaps as possible, and sets each one's code. */
+/* Seats the tenants of these requests, with as few swaps as possible, and answers each. */
 void rk__gpu_admit(rk__gpu *gpu, rk__request *list);
 /* A block has left its seat; under the lock. True: it was the tenant's last. thread: bridge */
 bool rk__gpu_vacate(rk__gpu *gpu, rk__tenant *t, uint32_t block);

@@ -193,15 +193,20 @@ static bool class_has_work(rk__gpu *gpu, uint32_t class)
     return found;
 }
 
-void rk__grid_relaunch(rk__gpu *gpu)
+bool rk__grid_relaunch(rk__gpu *gpu)
 {
+    bool busy = false;
     for (uint32_t i = 0; i < RK__CUDA_CLASSES; i++) {
         rk__gpu_class *c = &gpu->classes[i];
-        if (c->threads != 0 && c->function != NULL && !c->running && class_has_work(gpu, i) &&
-            rk__grid_launch(gpu, i) < 0) {
+        if (c->threads == 0 || c->function == NULL || !class_has_work(gpu, i)) {
+            continue;
+        }
+        busy = true;
+        if (!c->running && rk__grid_launch(gpu, i) < 0) {
             rk__gpu_lose(gpu, "%s", rk_errdetail());
         }
     }
+    return busy;
 }
 
 /* ---- holding and leaving -------------------------------------------------------------------- */
@@ -332,12 +337,38 @@ static int find_functions(rk__gpu *gpu, CUmodule module, CUfunction found[RK__CU
                             : rk__fail(RK_EDEVICE, "%s: the image has no rk_resident_0", gpu->name);
 }
 
+/* The driver would provide for a larger stack when such a kernel is launched, and wait for all others
+ * to end before that: which they do not. */
+static int provide_stack(rk__gpu *gpu, CUfunction found[RK__CUDA_CLASSES])
+{
+    enum { STEP = 512, USUAL = 1024 }; /* bytes */
+    size_t most = gpu->stack > 0 ? gpu->stack : USUAL;
+    for (int i = 0; i < RK__CUDA_CLASSES; i++) {
+        int size = 0;
+        if (found[i] != NULL &&
+            rk__cuda->FuncGetAttribute(&size, CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES, found[i]) ==
+                CUDA_SUCCESS &&
+            (size_t)size > most) {
+            most = ((size_t)size + STEP - 1) / STEP * STEP;
+        }
+    }
+    if (most > gpu->stack) {
+        CUresult result = rk__cuda->CtxSetLimit(CU_LIMIT_STACK_SIZE, most);
+        if (result != CUDA_SUCCESS) {
+            return rk__cuda_fail(result, "%s: a stack of %zu bytes per thread", gpu->name, most);
+        }
+        gpu->stack = most;
+    }
+    return 0;
+}
+
 static int load_from(rk__gpu *gpu, const rk__cuda_image *image)
 {
     CUfunction found[RK__CUDA_CLASSES];
     CUmodule module = NULL;
     int code = load_module(gpu, image, &module);
     code = code < 0 ? code : find_functions(gpu, module, found);
+    code = code < 0 ? code : provide_stack(gpu, found);
     if (code < 0) {
         if (module != NULL) {
             rk__cuda->ModuleUnload(module);
@@ -374,6 +405,24 @@ int rk__grid_load(rk__gpu *gpu, rk__cuda_image *image)
     return rk__fail(code, "%s", text);
 }
 
+/* Those who sit move up, so that fewer seats may be enough. Under the lock. */
+static void move_seats(const rk__gpu_class *c, rk_seat *seats, rk__tenant **owners)
+{
+    uint32_t next = 1;
+    seats[0] = c->seats[0];
+    for (uint32_t s = 1; s <= c->capacity; s++) {
+        rk__tenant *t = c->owners[s];
+        for (uint32_t i = 0; t != NULL && i < t->kernel->grid; i++) {
+            if (!t->left[i] && t->seats[i] == s) {
+                seats[next] = c->seats[s];
+                owners[next] = t;
+                t->seats[i] = next++;
+                break;
+            }
+        }
+    }
+}
+
 int rk__grid_seats(rk__gpu *gpu, uint32_t class, uint32_t capacity)
 {
     rk__gpu_class *c = &gpu->classes[class];
@@ -392,8 +441,7 @@ int rk__grid_seats(rk__gpu *gpu, uint32_t class, uint32_t capacity)
     }
     memset(seats, 0, size);
     if (c->seats != NULL) {
-        memcpy(seats, c->seats, (c->capacity + 1) * sizeof *seats);
-        memcpy(owners, c->owners, (c->capacity + 1) * sizeof *owners);
+        move_seats(c, seats, owners);
         rk__extents_give(&gpu->pinned, (uint64_t)(uintptr_t)c->seats);
         free(c->owners);
     }
