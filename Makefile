@@ -51,7 +51,7 @@ ifneq ($(TOOLKIT),)
                 libnvidia-ml.so.1)
 else
   UNIT   := $(filter-out %/cudacompile,$(UNIT))
-  STRESS := $(filter-out %/fakecuda %/cuda_%,$(STRESS))
+  STRESS := $(filter-out %/fakecuda $(OUT)/tests/stress/cuda_%,$(STRESS))
 endif
 C_EXAMPLES := $(patsubst examples/embed/%.c,$(OUT)/examples/%,$(wildcard examples/embed/*.c))
 BENCH    := $(patsubst bench/%.c,$(OUT)/bench/%,$(wildcard bench/*.c))

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/embedded.h"
+#include "device/device.h"
 
 void gpu_must(CUresult result, const char *what)
 {
@@ -59,15 +60,18 @@ static void show_log(nvrtcProgram p)
 static char *compile_text(const gpu *g, const char *text, const char *box_text, size_t *size)
 {
     char target[16], arch[64];
-    const char *const names[] = {"rk_kernel.h", "rk_abi.h", "box.h"};
-    const char *const headers[] = {(const char *)rk__embedded_find("kernels/rk_kernel.h")->bytes,
-                                   (const char *)rk__embedded_find("kernels/rk_abi.h")->bytes,
-                                   box_text};
+    const char *names[RK__KERNEL_HEADERS + 1] = {"box.h"},
+                                           *headers[RK__KERNEL_HEADERS + 1] = {box_text};
     const char *const flags[] = {arch, "--device-as-default-execution-space", "-rdc=true"};
     nvrtcProgram p;
+    for (size_t i = 0; i < RK__KERNEL_HEADERS; i++) {
+        names[i + 1] = rk__kernel_headers[i];
+        headers[i + 1] = rk__kernel_header(i);
+    }
     rk__cuda_target_text(g->device.target, target);
     snprintf(arch, sizeof arch, "--gpu-architecture=%s", target);
-    nvrtc_must(rk__nvrtc->CreateProgram(&p, text, "bench/gpu/kernels.cu", 3, headers, names),
+    nvrtc_must(rk__nvrtc->CreateProgram(&p, text, "bench/gpu/kernels.cu", RK__KERNEL_HEADERS + 1,
+                                        headers, names),
                "making a program of kernels.cu");
     nvrtcResult result = rk__nvrtc->CompileProgram(p, 3, flags);
     if (result != NVRTC_SUCCESS) {

@@ -64,11 +64,16 @@ static void add_flags(const struct variant *v, const char **flags, size_t *count
     }
 }
 
-static void add_embedded(rk__strbuf *s, const char *name)
+const char *const rk__kernel_headers[RK__KERNEL_HEADERS] = {"rk_kernel.h", "rk_words.h",
+                                                            "rk_abi.h"};
+
+const char *rk__kernel_header(size_t i)
 {
+    char name[64];
+    snprintf(name, sizeof name, "kernels/%s", rk__kernel_headers[i]);
     const rk__embedded *file = rk__embedded_find(name);
     RK_CHECK(file, "the library was built without its kernel headers");
-    rk__strbuf_add(s, file->bytes, file->size);
+    return (const char *)file->bytes;
 }
 
 /* The features of this processor, as the kernel lists them; the first of all is enough. */
@@ -99,8 +104,9 @@ static int make_key(const rk__kernel *kernel, const struct variant *v, rk__hash1
     const char *flags[RK__COMPILER_FLAGS];
     size_t count = 0;
     rk__strbuf_addf(&s, "abi %u\n", RK_ABI_VERSION);
-    add_embedded(&s, "kernels/rk_abi.h");
-    add_embedded(&s, "kernels/rk_kernel.h");
+    for (size_t i = 0; i < RK__KERNEL_HEADERS; i++) {
+        rk__strbuf_adds(&s, rk__kernel_header(i));
+    }
     add_flags(v, flags, &count);
     for (size_t i = 0; i < count; i++) {
         rk__strbuf_addf(&s, "%s\n", flags[i]);
@@ -361,8 +367,8 @@ static int write_file(const char *folder, const char *name, const void *bytes, s
     return done ? 0 : rk__fail_errno(RK_EIO, "cannot write %s", path);
 }
 
-static const char *const unit_files[] = {"rk_abi.h", "rk_kernel.h", "unit.c", "unit.o", "unit.so"};
-enum { HEADERS = 2, UNIT_FILES = sizeof unit_files / sizeof *unit_files };
+static const char *const unit_files[] = {"unit.c", "unit.o", "unit.so"};
+enum { UNIT_FILES = sizeof unit_files / sizeof *unit_files };
 
 static int open_workshop(char *folder, size_t size)
 {
@@ -378,8 +384,9 @@ static int open_workshop(char *folder, size_t size)
 static void close_workshop(const char *folder)
 {
     char path[PATH_MAX];
-    for (size_t i = 0; i < UNIT_FILES; i++) {
-        snprintf(path, sizeof path, "%s/%s", folder, unit_files[i]);
+    for (size_t i = 0; i < UNIT_FILES + RK__KERNEL_HEADERS; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder,
+                 i < UNIT_FILES ? unit_files[i] : rk__kernel_headers[i - UNIT_FILES]);
         unlink(path);
     }
     rmdir(folder);
@@ -388,12 +395,9 @@ static void close_workshop(const char *folder)
 static int write_unit(const char *folder, const rk__kernel *kernel)
 {
     int rc = 0;
-    for (size_t i = 0; rc == 0 && i < HEADERS; i++) {
-        char name[64];
-        snprintf(name, sizeof name, "kernels/%s", unit_files[i]);
-        const rk__embedded *file = rk__embedded_find(name);
-        RK_CHECK(file, "the library was built without its kernel headers");
-        rc = write_file(folder, unit_files[i], file->bytes, file->size);
+    for (size_t i = 0; rc == 0 && i < RK__KERNEL_HEADERS; i++) {
+        const char *text = rk__kernel_header(i);
+        rc = write_file(folder, rk__kernel_headers[i], text, strlen(text));
     }
     rk__strbuf text = RK__STRBUF_INIT;
     rc = rc < 0 ? rc : rk__kernel_unit(kernel, kernel->source_name, kernel->source_line, &text);

@@ -115,6 +115,11 @@ int rk__module_check(const rk_entry *entry, const rk__kernel *kernel, uint32_t t
 void rk__module_count_hit(rk_runtime *rt);      /* rt may be NULL */
 void rk__module_count_compiled(rk_runtime *rt); /* here, too */
 
+/* The headers that the translation unit includes: names ("rk_kernel.h"), and their text, which the
+ * library carries. thread: any */
+enum { RK__KERNEL_HEADERS = 3 };
+extern const char *const rk__kernel_headers[RK__KERNEL_HEADERS];
+const char *rk__kernel_header(size_t i);
 #define RK__GENERATED "rk-generated" /* file name of what stands behind the user's text */
 /* The translation unit that is compiled, the same for every device (rk_kernel.h makes the
  * difference); for tests, checks with NVRTC and curious users. gives */

@@ -158,8 +158,10 @@ static void add_options(const rk__cuda_order *o, rk__strbuf *out)
 int rk__cuda_order_key(const rk__cuda_order *o, const char *text, rk__hash128 *out)
 {
     rk__strbuf s = RK__STRBUF_INIT;
-    rk__strbuf_addf(&s, "cuda abi %u\n%s\n%s\n%s\n", RK_ABI_VERSION, embedded("kernels/rk_abi.h"),
-                    embedded("kernels/rk_kernel.h"), RK__COMPILER_SANITIZE);
+    rk__strbuf_addf(&s, "cuda abi %u\n%s\n", RK_ABI_VERSION, RK__COMPILER_SANITIZE);
+    for (size_t i = 0; i < RK__KERNEL_HEADERS; i++) {
+        rk__strbuf_adds(&s, rk__kernel_header(i));
+    }
     add_options(o, &s);
     rk__strbuf_addf(&s, "%s\n", o->define);
     int rc = add_compiler(&s);
@@ -235,10 +237,13 @@ static nvrtcResult run_program(const rk__cuda_order *o, nvrtcProgram program)
 /* 1: it does not compile, and the log says why. */
 static int compile(rk__cuda_order *o)
 {
-    const char *const names[] = {"rk_kernel.h", "rk_abi.h"};
-    const char *const texts[] = {embedded("kernels/rk_kernel.h"), embedded("kernels/rk_abi.h")};
+    const char *texts[RK__KERNEL_HEADERS];
     nvrtcProgram program;
-    nvrtcResult result = rk__nvrtc->CreateProgram(&program, o->text, o->name, 2, texts, names);
+    for (size_t i = 0; i < RK__KERNEL_HEADERS; i++) {
+        texts[i] = rk__kernel_header(i);
+    }
+    nvrtcResult result = rk__nvrtc->CreateProgram(&program, o->text, o->name, RK__KERNEL_HEADERS,
+                                                  texts, rk__kernel_headers);
     if (result != NVRTC_SUCCESS) {
         return rk__nvrtc_fail(result, "%s: giving it to NVRTC", o->who);
     }
