@@ -39,7 +39,7 @@ static void check_loop(void)
         unsigned class = (unsigned)(i / TARGETS);
         const rk__cuda_target *target = &targets[i % TARGETS];
         uint32_t registers = rk__cuda_registers(threads[class]);
-        count(rk__cuda_loop_build(rt, target, class, registers, &loop), "resident.cu", target);
+        count(rk__cuda_loop_build(rt->cache, target, class, registers, &loop), "resident.cu", target);
     }
 }
 

@@ -477,7 +477,7 @@ static int build_with(rk_runtime *rt, const rk__kernel *kernel, const struct var
     if (*out) {
         return 0;
     }
-    bool cached = rk__cache_folder(rt, cache, sizeof cache) == 0;
+    bool cached = rk__cache_folder(rt != NULL ? rt->cache : NULL, cache, sizeof cache) == 0;
     if (cached && rk__cache_get(cache, key, path, sizeof path) == 0 &&
         load(path, key, kernel, threads, out) == 0) {
         rk__module_count_hit(rt);

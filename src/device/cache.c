@@ -87,9 +87,9 @@ static int warn_once(const char *path, const char *why)
     return rk__fail(RK_EIO, "cache folder %s: %s", path, why);
 }
 
-int rk__cache_folder(rk_runtime *rt, char *path, size_t size)
+int rk__cache_folder(const char *given, char *path, size_t size)
 {
-    const char *given = rt ? rt->cache : NULL, *xdg = getenv("XDG_CACHE_HOME");
+    const char *xdg = getenv("XDG_CACHE_HOME");
     const char *home = getenv("HOME");
     int length;
     if (given) {

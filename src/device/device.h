@@ -135,7 +135,8 @@ int rk__kernel_precompile(const char *name, const char *folder);
  * renamed; a header with length and checksum is verified on read, a bad file is removed and counts
  * as a miss; the folder is kept below `limit` bytes, least recently used first. An unwritable
  * folder is a warning once, never a failure. */
-int rk__cache_folder(rk_runtime *rt, char *path, size_t size); /* creates it; RK_EIO */
+/* given: rk_config.cache, or NULL; creates the folder. RK_EIO. borrows given */
+int rk__cache_folder(const char *given, char *path, size_t size);
 /* A path that dlopen can load, or RK_ENOENT. */
 int rk__cache_get(const char *folder, rk__hash128 key, char *path, size_t size);
 /* Stores the file `from` (moved or copied) and gives its path as rk__cache_get would. */

@@ -195,9 +195,8 @@ Test(cache, folder_comes_from_the_environment_and_is_made)
 Test(cache, folder_that_others_may_write_to_is_refused)
 {
     char path[256];
-    struct rk_runtime rt = {.cache = folder};
     cr_assert_eq(chmod(folder, 0777), 0);
-    cr_assert_eq(rk__cache_folder(&rt, path, sizeof path), RK_EIO);
+    cr_assert_eq(rk__cache_folder(folder, path, sizeof path), RK_EIO);
     cr_assert(strstr(rk_errdetail(), "others may write") != NULL, "%s", rk_errdetail());
 }
 
@@ -206,8 +205,7 @@ Test(cache, folder_under_a_file_is_an_error)
     char path[256], bad[160];
     write_file(made, "x", 1);
     snprintf(bad, sizeof bad, "%s/rk", made);
-    struct rk_runtime rt = {.cache = bad};
-    cr_assert_eq(rk__cache_folder(&rt, path, sizeof path), RK_EIO);
+    cr_assert_eq(rk__cache_folder(bad, path, sizeof path), RK_EIO);
     cr_assert(strstr(rk_errdetail(), bad) != NULL, "%s", rk_errdetail());
     cr_assert_eq(rk__cache_put(bad, key_of(1), made, path, sizeof path), RK_EIO);
 }

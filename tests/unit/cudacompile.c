@@ -276,7 +276,7 @@ static bool image_has(const rk__cuda_image *image, const char *name)
 Test(cudacompile, an_image_without_definitions_has_the_loop)
 {
     rk__cuda_image image;
-    cr_assert_eq(rk__cuda_image_link(&rt, &sm_90, NULL, 0, &image), 0, "%s", rk_errdetail());
+    cr_assert_eq(rk__cuda_image_link(rt.cache, &sm_90, NULL, 0, &image), 0, "%s", rk_errdetail());
     cr_assert_eq(memcmp(image.bytes, ELFMAG, SELFMAG), 0);
     cr_assert(image_has(&image, "rk_resident_0"));
     cr_assert_not(image_has(&image, "rk_resident_1"));
@@ -293,23 +293,26 @@ Test(cudacompile, definitions_of_two_block_sizes_are_linked_into_one_image)
     const uint32_t numbers[] = {7, 9}, one[] = {9};
     const rk__cuda_class classes[] = {{64, small, numbers, 2}, {1024, large, one, 1}};
     rk__cuda_image image, again;
-    cr_assert_eq(rk__cuda_image_link(&rt, &sm_90, classes, 2, &image), 0, "%s", rk_errdetail());
+    cr_assert_eq(rk__cuda_image_link(rt.cache, &sm_90, classes, 2, &image), 0, "%s",
+                 rk_errdetail());
     cr_assert(image_has(&image, "rk_resident_0"));
     cr_assert(image_has(&image, "rk_resident_1"));
     cr_assert_not(image_has(&image, "rk_resident_2"));
-    cr_assert_eq(rk__cuda_image_link(&rt, &sm_90, classes, 2, &again), 0, "%s", rk_errdetail());
+    cr_assert_eq(rk__cuda_image_link(rt.cache, &sm_90, classes, 2, &again), 0, "%s",
+                 rk_errdetail());
     cr_assert_eq(again.size, image.size);
     cr_assert_eq(memcmp(again.bytes, image.bytes, image.size), 0);
     cr_assert_eq(again.key.low, image.key.low);
     rk__cuda_image_free(&again);
-    cr_assert_eq(rk__cuda_image_link(&rt, &sm_90, classes, 1, &again), 0, "%s", rk_errdetail());
+    cr_assert_eq(rk__cuda_image_link(rt.cache, &sm_90, classes, 1, &again), 0, "%s",
+                 rk_errdetail());
     cr_assert_neq(again.key.low, image.key.low);
     rk__cuda_image_free(&again);
     rk__cuda_image_free(&image);
     const uint32_t twice[] = {7, 7};
     const rk__cuda_class bad[] = {{64, small, twice, 2}}, other[] = {{512, small, numbers, 2}};
-    cr_assert_eq(rk__cuda_image_link(&rt, &sm_90, bad, 1, &image), RK_EINVAL);
-    cr_assert_eq(rk__cuda_image_link(&rt, &sm_90, other, 1, &image), RK_EINVAL);
+    cr_assert_eq(rk__cuda_image_link(rt.cache, &sm_90, bad, 1, &image), RK_EINVAL);
+    cr_assert_eq(rk__cuda_image_link(rt.cache, &sm_90, other, 1, &image), RK_EINVAL);
     for (int i = 0; i < 3; i++) {
         rk__module_release((rk__module *)(i < 2 ? small[i] : large[0]));
     }
@@ -324,7 +327,8 @@ Test(cudacompile, an_image_of_ptx_keeps_its_parts)
     const uint32_t numbers[] = {1};
     const rk__cuda_class classes[] = {{512, modules, numbers, 1}};
     rk__cuda_image image;
-    cr_assert_eq(rk__cuda_image_link(&rt, &ptx_90, classes, 1, &image), 0, "%s", rk_errdetail());
+    cr_assert_eq(rk__cuda_image_link(rt.cache, &ptx_90, classes, 1, &image), 0, "%s",
+                 rk_errdetail());
     cr_assert_null(image.bytes);
     cr_assert_eq(image.part_count, 3);
     for (size_t i = 0; i < 3; i++) {
@@ -451,7 +455,8 @@ Test(cudaparts, the_driver_links_the_parts_of_an_image)
     CUmodule loaded;
     CUfunction loop;
     CUcontext context = open_context();
-    cr_assert_eq(rk__cuda_image_link(&rt, &ptx_90, classes, 1, &image), 0, "%s", rk_errdetail());
+    cr_assert_eq(rk__cuda_image_link(rt.cache, &ptx_90, classes, 1, &image), 0, "%s",
+                 rk_errdetail());
     cr_assert_eq(rk__cuda_image_load_parts(&image, &loaded), 0, "%s", rk_errdetail());
     cr_assert_eq(rk__cuda->ModuleGetFunction(&loop, loaded, "rk_resident_0"), CUDA_SUCCESS);
     cr_assert_eq(rk__cuda->ModuleUnload(loaded), CUDA_SUCCESS);
@@ -476,7 +481,8 @@ Test(cudaparts, a_linked_image_loads)
     CUmodule loaded;
     CUfunction loop;
     CUcontext context = open_context();
-    cr_assert_eq(rk__cuda_image_link(&rt, &sm_90, classes, 2, &image), 0, "%s", rk_errdetail());
+    cr_assert_eq(rk__cuda_image_link(rt.cache, &sm_90, classes, 2, &image), 0, "%s",
+                 rk_errdetail());
     cr_assert_eq(rk__cuda->ModuleLoadDataEx(&loaded, image.bytes, 0, NULL, NULL), CUDA_SUCCESS);
     cr_assert_eq(rk__cuda->ModuleGetFunction(&loop, loaded, "rk_resident_1"), CUDA_SUCCESS);
     cr_assert_eq(rk__cuda->ModuleUnload(loaded), CUDA_SUCCESS);

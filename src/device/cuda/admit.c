@@ -263,14 +263,25 @@ static int make_plan(const rk__gpu *gpu, plan *p)
     return 0;
 }
 
-static bool image_is_missing(const rk__gpu *gpu)
+static bool image_is_missing(rk__gpu *gpu)
 {
-    for (uint32_t i = 0; i < gpu->resident_count; i++) {
-        if (gpu->residents[i].users > 0 && !gpu->residents[i].linked) {
-            return true;
-        }
+    bool missing = false;
+    pthread_mutex_lock(&gpu->lock);
+    for (uint32_t i = 0; i < gpu->resident_count && !missing; i++) {
+        missing = gpu->residents[i].users > 0 && !gpu->residents[i].linked;
     }
-    return false;
+    pthread_mutex_unlock(&gpu->lock);
+    return missing;
+}
+
+/* Seats of each class that are in use. */
+static void count_taken(rk__gpu *gpu, uint32_t taken[RK__CUDA_CLASSES])
+{
+    pthread_mutex_lock(&gpu->lock);
+    for (int i = 0; i < RK__CUDA_CLASSES; i++) {
+        taken[i] = gpu->classes[i].taken;
+    }
+    pthread_mutex_unlock(&gpu->lock);
 }
 
 /* What is loaded now serves whom. */
@@ -358,8 +369,8 @@ static int make_room(rk__gpu *gpu, rk__request *list)
 {
     uint32_t blocks[RK__CUDA_CLASSES], wanted[RK__CUDA_CLASSES];
     int code = 0;
+    count_taken(gpu, blocks);
     for (int i = 0; i < RK__CUDA_CLASSES && code == 0; i++) {
-        blocks[i] = gpu->classes[i].taken;
         code = gpu->classes[i].threads != 0 ? measure(gpu, &gpu->classes[i]) : 0;
     }
     for (rk__request *r = list; r != NULL && code == 0; r = r->next) {
@@ -392,10 +403,11 @@ static int make_room(rk__gpu *gpu, rk__request *list)
 static int launch_all(rk__gpu *gpu)
 {
     for (;;) {
-        uint32_t next = RK__CUDA_CLASSES;
+        uint32_t next = RK__CUDA_CLASSES, taken[RK__CUDA_CLASSES];
+        count_taken(gpu, taken);
         for (uint32_t i = 0; i < RK__CUDA_CLASSES && gpu->mode == RK_MODE_PERSISTENT; i++) {
             const rk__gpu_class *c = &gpu->classes[i];
-            if (c->taken > 0 && !c->running &&
+            if (taken[i] > 0 && !c->running &&
                 (next == RK__CUDA_CLASSES || c->fits < gpu->classes[next].fits)) {
                 next = i;
             }
@@ -412,7 +424,7 @@ static int launch_all(rk__gpu *gpu)
 
 static void run(rk__gpu *gpu)
 {
-    if (launch_all(gpu) < 0) {
+    if (rk__gpu_lost(gpu) == NULL && launch_all(gpu) < 0) {
         rk__gpu_lose(gpu, "%s", rk_errdetail());
     }
 }
@@ -425,7 +437,8 @@ static int link_image(rk__gpu *gpu, rk__cuda_image *image)
     pthread_mutex_lock(&gpu->lock);
     gpu->linking = true;
     pthread_mutex_unlock(&gpu->lock);
-    code = code < 0 ? code : rk__cuda_image_link(NULL, &gpu->target, p.classes, p.count, image);
+    code =
+        code < 0 ? code : rk__cuda_image_link(gpu->cache, &gpu->target, p.classes, p.count, image);
     pthread_mutex_lock(&gpu->lock);
     gpu->linking = false;
     pthread_mutex_unlock(&gpu->lock);

@@ -357,10 +357,10 @@ static bool read_parts(FILE *file, rk__cuda_object *parts, uint32_t count)
     return true;
 }
 
-int rk__cuda_cache_get(rk_runtime *rt, rk__hash128 key, rk__cuda_object *parts, uint32_t count)
+int rk__cuda_cache_get(const char *cache, rk__hash128 key, rk__cuda_object *parts, uint32_t count)
 {
     char folder[PATH_MAX - 64], path[PATH_MAX];
-    if (rk__cache_folder(rt, folder, sizeof folder) < 0 ||
+    if (rk__cache_folder(cache, folder, sizeof folder) < 0 ||
         rk__cache_get(folder, key, path, sizeof path) < 0) {
         return RK_ENOENT;
     }
@@ -407,12 +407,12 @@ static int store_parts(const char *folder, rk__hash128 key, const rk__cuda_objec
     return rc;
 }
 
-void rk__cuda_cache_put(rk_runtime *rt, rk__hash128 key, const rk__cuda_object *parts,
+void rk__cuda_cache_put(const char *cache, rk__hash128 key, const rk__cuda_object *parts,
                         uint32_t count)
 {
     char folder[PATH_MAX - 64];
     rk_assert(count <= PARTS_MAX);
-    if (rk__cache_folder(rt, folder, sizeof folder) == 0 &&
+    if (rk__cache_folder(cache, folder, sizeof folder) == 0 &&
         store_parts(folder, key, parts, count) < 0) {
         rk__log(RK__LOG_WARN, NULL, "%s", rk_errdetail());
     }
@@ -421,26 +421,26 @@ void rk__cuda_cache_put(rk_runtime *rt, rk__hash128 key, const rk__cuda_object *
 /* ---- our own texts -------------------------------------------------------------------------- */
 
 /* From the cache, or compiled. gives o->out */
-static int build_text(rk_runtime *rt, rk__cuda_order *o)
+static int build_text(const char *cache, rk__cuda_order *o)
 {
     rk__hash128 key;
     int rc = rk__cuda_order_key(o, o->text, &key);
-    if (rc < 0 || rk__cuda_cache_get(rt, key, &o->out, 1) == 0) {
+    if (rc < 0 || rk__cuda_cache_get(cache, key, &o->out, 1) == 0) {
         return rc;
     }
     rc = rk__cuda_work(work_order, o);
     if (rc == 0) {
-        rk__cuda_cache_put(rt, key, &o->out, 1);
+        rk__cuda_cache_put(cache, key, &o->out, 1);
     }
     return rc;
 }
 
-int rk__cuda_text_build(rk_runtime *rt, const rk__cuda_target *target, const char *what,
+int rk__cuda_text_build(const char *cache, const rk__cuda_target *target, const char *what,
                         const char *text, uint32_t registers, rk__cuda_object *out)
 {
     rk__cuda_order o = {
         .who = what, .name = what, .text = text, .target = *target, .registers = registers};
-    int rc = build_text(rt, &o);
+    int rc = build_text(cache, &o);
     if (rc == 0) {
         *out = o.out;
     }
@@ -481,7 +481,7 @@ static const struct loop *find_loop(const struct loop *wanted, struct loop *made
     return l;
 }
 
-static int make_loop(rk_runtime *rt, struct loop *l)
+static int make_loop(const char *cache, struct loop *l)
 {
     rk__cuda_order o = {.who = "the resident loop",
                         .name = "resident.cu",
@@ -489,12 +489,12 @@ static int make_loop(rk_runtime *rt, struct loop *l)
                         .target = l->target,
                         .registers = l->registers};
     snprintf(o.define, sizeof o.define, "-DRK_CLASS=%u", l->class);
-    int rc = build_text(rt, &o);
+    int rc = build_text(cache, &o);
     l->object = o.out;
     return rc;
 }
 
-int rk__cuda_loop_build(rk_runtime *rt, const rk__cuda_target *target, unsigned class,
+int rk__cuda_loop_build(const char *cache, const rk__cuda_target *target, unsigned class,
                         uint32_t registers, const rk__cuda_object **out)
 {
     struct loop wanted = {.target = *target, .class = class, .registers = registers};
@@ -504,7 +504,7 @@ int rk__cuda_loop_build(rk_runtime *rt, const rk__cuda_target *target, unsigned 
         return 0;
     }
     struct loop *made = calloc(1, sizeof *made);
-    int rc = made ? (*made = wanted, make_loop(rt, made)) : no_memory("the resident loop");
+    int rc = made ? (*made = wanted, make_loop(cache, made)) : no_memory("the resident loop");
     if (rc < 0) {
         free(made);
         return rc;

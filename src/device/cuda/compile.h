@@ -31,13 +31,13 @@ const char *rk__cuda_module_name(const rk__module *module); /* what stands befor
 const void *rk__cuda_module_bytes(const rk__module *module, size_t *size);
 uint32_t rk__cuda_module_registers(const rk__module *module);
 
-/* The resident loop as kernel rk_resident_CLASS, 0 to 3. Lives as long as the process. rt as for
- * rk__cache_folder: may be NULL. RK_EDEVICE: NVRTC says something about it. blocks: yes */
-int rk__cuda_loop_build(rk_runtime *rt, const rk__cuda_target *target, unsigned class,
+/* The resident loop as kernel rk_resident_CLASS, 0 to 3. Lives as long as the process. cache: as
+ * rk__cache_folder takes it. RK_EDEVICE: NVRTC says something about it. blocks: yes */
+int rk__cuda_loop_build(const char *cache, const rk__cuda_target *target, unsigned class,
                         uint32_t registers, const rk__cuda_object **out);
 /* Any text that stands on rk_kernel.h with RK_IMAGE; `what` names it in errors. gives out->bytes.
  * RK_EDEVICE. blocks: yes */
-int rk__cuda_text_build(rk_runtime *rt, const rk__cuda_target *target, const char *what,
+int rk__cuda_text_build(const char *cache, const rk__cuda_target *target, const char *what,
                         const char *text, uint32_t registers, rk__cuda_object *out);
 
 /* Adds the name of the compiler: "NVRTC 13.0". RK_EDEVICE: there is none. blocks: yes (loads it) */
@@ -71,8 +71,8 @@ void rk__cuda_add_file(void *function, rk__strbuf *out);
 
 /* The parts of one file of the cache. get: RK_ENOENT, RK_ENOMEM; gives. put: a warning when it
  * cannot be kept. blocks: yes (files) */
-int rk__cuda_cache_get(rk_runtime *rt, rk__hash128 key, rk__cuda_object *parts, uint32_t count);
-void rk__cuda_cache_put(rk_runtime *rt, rk__hash128 key, const rk__cuda_object *parts,
+int rk__cuda_cache_get(const char *cache, rk__hash128 key, rk__cuda_object *parts, uint32_t count);
+void rk__cuda_cache_put(const char *cache, rk__hash128 key, const rk__cuda_object *parts,
                         uint32_t count);
 
 typedef struct rk__cuda_input {

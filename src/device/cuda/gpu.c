@@ -337,7 +337,7 @@ static int open_all(rk__gpu *gpu)
     int code = open_context(gpu);
     code = code < 0 ? code : reserve(gpu);
     code = code < 0 ? code : open_streams(gpu);
-    code = code < 0 ? code : rk__cuda_image_link(NULL, &gpu->target, NULL, 0, &image);
+    code = code < 0 ? code : rk__cuda_image_link(gpu->cache, &gpu->target, NULL, 0, &image);
     code = code < 0 ? code : rk__grid_load(gpu, &image);
     return code < 0 ? code : rk__grid_self_test(gpu);
 }
@@ -520,6 +520,7 @@ static void free_gpu(rk__gpu *gpu)
     }
     rk__cuda_image_free(&gpu->image);
     free(gpu->residents);
+    free(gpu->cache);
     free((char *)gpu->lost);
     pthread_mutex_destroy(&gpu->lock);
     pthread_cond_destroy(&gpu->answered);
@@ -605,6 +606,7 @@ static rk__gpu *make_gpu(const rk__cuda_device *found, const rk_runtime *rt, enu
     gpu->mode = mode;
     gpu->timeout = rt->device_timeout;
     gpu->target = found->target;
+    gpu->cache = rt->cache != NULL ? strdup(rt->cache) : NULL;
     gpu->processors = found->facts.processors;
     gpu->warp = found->facts.warp > 0 ? found->facts.warp : 32;
     gpu->block_max = found->facts.threads_per_block;

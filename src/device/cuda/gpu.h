@@ -91,6 +91,7 @@ typedef struct rk__gpu {
     enum rk_mode mode;
     int64_t timeout; /* ns the device gets to answer, to reach a border, to load */
     rk__cuda_target target;
+    char *cache; /* as the runtime that opened it has it; NULL: the usual folder */
     uint32_t processors, warp, block_max;
     uint32_t users;       /* runtimes; under the registry's lock */
     struct rk__gpu *next; /* of the registry */

@@ -58,24 +58,43 @@ bool rk__grid_any_running(const rk__gpu *gpu)
 
 /* ---- ends and faults ------------------------------------------------------------------------ */
 
+/* What an instance is doing. It is noted under the lock and told without it: names are under the
+ * registry's, inside which a look at an actor takes the lock of its kernel, inside which a command
+ * takes ours. */
+typedef struct culprit {
+    rk_pid pid;
+    uint32_t busy; /* 0: nothing */
+    char what[96];
+} culprit;
+
+static culprit note_culprit(const rk__kernel_actor *k, uint32_t block)
+{
+    culprit c = {.pid = k->pid};
+    c.busy = (uint32_t)__atomic_load_n(&k->blocks[block].wire->activity, __ATOMIC_ACQUIRE);
+    rk__kernel_busy_text(k, c.busy, c.what);
+    return c;
+}
+
 /* What the tenants were doing, since a fault does not say whose it was. */
 static void lose_by_fault(rk__gpu *gpu, CUresult result)
 {
-    char what[96], who[RK_PID_TEXT];
+    enum { NAMED = 3 };
+    culprit found[NAMED];
+    char who[RK_PID_TEXT];
+    int count = 0;
     rk__strbuf text = RK__STRBUF_INIT;
     rk__cuda_fail(result, "%s: a fault ended the resident kernels", gpu->name);
     rk__strbuf_adds(&text, rk_errdetail());
     pthread_mutex_lock(&gpu->lock);
-    int named = 0;
-    for (const rk__tenant *t = gpu->tenants; t != NULL && named < 3; t = t->next) {
-        rk__kernel_actor *k = t->kernel;
-        uint32_t busy = (uint32_t)__atomic_load_n(&k->blocks[0].wire->activity, __ATOMIC_ACQUIRE);
-        if (busy != 0) {
-            rk__strbuf_addf(&text, "%s %s of %s", named++ > 0 ? "," : "; what ran then:",
-                            rk__kernel_busy_text(k, busy, what), rk_pid_format(k->pid, who));
-        }
+    for (const rk__tenant *t = gpu->tenants; t != NULL && count < NAMED; t = t->next) {
+        found[count] = note_culprit(t->kernel, 0);
+        count += found[count].busy != 0;
     }
     pthread_mutex_unlock(&gpu->lock);
+    for (int i = 0; i < count; i++) {
+        rk__strbuf_addf(&text, "%s %s of %s", i > 0 ? "," : "; what ran then:", found[i].what,
+                        rk_pid_format(found[i].pid, who));
+    }
     rk__gpu_lose(gpu, "%s", text.bytes != NULL ? text.bytes : "a device fault");
     rk__strbuf_free(&text);
 }
@@ -245,16 +264,13 @@ static rk__tenant *straggler(rk__gpu *gpu, uint32_t *block)
     return NULL;
 }
 
-static int name_straggler(const rk__tenant *t, uint32_t block)
+static int name_straggler(const rk__gpu *gpu, const culprit *late)
 {
-    char what[96], who[RK_PID_TEXT];
-    const rk__kernel_actor *k = t->kernel;
-    uint32_t busy = (uint32_t)__atomic_load_n(&k->blocks[block].wire->activity, __ATOMIC_ACQUIRE);
+    char who[RK_PID_TEXT];
     return rk__fail(RK_ETIMEOUT,
                     "the image cannot be changed: %s reached no message border within %.3g s, %s "
                     "still runs; the others go on",
-                    rk_pid_format(k->pid, who), (double)t->gpu->timeout / 1e9,
-                    rk__kernel_busy_text(k, busy, what));
+                    rk_pid_format(late->pid, who), (double)gpu->timeout / 1e9, late->what);
 }
 
 /* Until every block holds; RK_ETIMEOUT, RK_EDEVICE. */
@@ -264,11 +280,12 @@ static int await_hold(rk__gpu *gpu)
     for (;;) {
         uint32_t block = 0;
         pthread_mutex_lock(&gpu->lock);
-        rk__tenant *late = straggler(gpu, &block);
-        int code = late != NULL && rk__now() > deadline ? name_straggler(late, block) : 0;
+        rk__tenant *t = straggler(gpu, &block);
+        bool late = t != NULL && rk__now() > deadline;
+        culprit who = late ? note_culprit(t->kernel, block) : (culprit){0};
         pthread_mutex_unlock(&gpu->lock);
-        if (late == NULL || code < 0) {
-            return code;
+        if (t == NULL || late) {
+            return late ? name_straggler(gpu, &who) : 0;
         }
         if (!rk__grid_look(gpu)) {
             return rk__fail(RK_EDEVICE, "%s", rk__gpu_lost(gpu));
@@ -429,6 +446,12 @@ int rk__grid_seats(rk__gpu *gpu, uint32_t class, uint32_t capacity)
     size_t size = (capacity + 1) * sizeof *c->seats;
     rk__tenant **owners = calloc(capacity + 1, sizeof *owners);
     pthread_mutex_lock(&gpu->lock);
+    if (gpu->lost != NULL) { /* owners may be gone */
+        int code = rk__fail(RK_EDEVICE, "%s is lost: %s", gpu->name, gpu->lost);
+        pthread_mutex_unlock(&gpu->lock);
+        free(owners);
+        return code;
+    }
     rk_seat *seats = (rk_seat *)(uintptr_t)rk__extents_take(&gpu->pinned, size);
     if (seats == NULL || owners == NULL) {
         rk__extents_give(&gpu->pinned, (uint64_t)(uintptr_t)seats);

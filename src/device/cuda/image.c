@@ -134,7 +134,7 @@ int rk__cuda_link(int arch, const rk__kernel *kernel, const rk__cuda_input *inpu
 
 /* The modules of all classes, each once. */
 struct plan {
-    rk_runtime *rt;
+    const char *cache;
     rk__cuda_target target;
     const rk__cuda_class *classes;
     size_t class_count;
@@ -307,7 +307,7 @@ static int add_loop(struct plan *p, size_t i, rk__cuda_part *part)
     const rk__cuda_object *loop;
     uint32_t registers = rk__cuda_registers(p->classes[i].threads);
     snprintf(name, sizeof name, "rk_resident_%zu", i);
-    int rc = rk__cuda_loop_build(p->rt, &p->target, (unsigned)i, registers, &loop);
+    int rc = rk__cuda_loop_build(p->cache, &p->target, (unsigned)i, registers, &loop);
     return rc < 0 ? rc : copy_part(part, name, loop->bytes, loop->size, registers);
 }
 
@@ -325,7 +325,7 @@ static int make_parts(struct plan *p, rk__cuda_image *out)
         rc = add_loop(p, i, &out->parts[n++]);
     }
     rc = rc < 0 ? rc
-                : rk__cuda_text_build(p->rt, &p->target, "the dispatcher of an image",
+                : rk__cuda_text_build(p->cache, &p->target, "the dispatcher of an image",
                                       p->text.bytes, p->registers, &p->dispatcher);
     rc = rc < 0 ? rc
                 : copy_part(&out->parts[n++], "dispatcher", p->dispatcher.bytes, p->dispatcher.size,
@@ -374,7 +374,7 @@ static int link_parts(void *arg)
 static int make_image(struct plan *p, rk__cuda_image *out)
 {
     rk__cuda_object made;
-    if (!p->target.ptx && rk__cuda_cache_get(p->rt, out->key, &made, 1) == 0) {
+    if (!p->target.ptx && rk__cuda_cache_get(p->cache, out->key, &made, 1) == 0) {
         out->bytes = made.bytes;
         out->size = made.size;
         return 0;
@@ -386,7 +386,7 @@ static int make_image(struct plan *p, rk__cuda_image *out)
     struct link_work work = {.arch = p->target.arch, .image = out};
     rc = rk__cuda_work(link_parts, &work);
     if (rc == 0) {
-        rk__cuda_cache_put(p->rt, out->key, &work.out, 1);
+        rk__cuda_cache_put(p->cache, out->key, &work.out, 1);
         out->bytes = work.out.bytes;
         out->size = work.out.size;
         free_parts(out);
@@ -394,11 +394,11 @@ static int make_image(struct plan *p, rk__cuda_image *out)
     return rc;
 }
 
-int rk__cuda_image_link(rk_runtime *rt, const rk__cuda_target *target,
+int rk__cuda_image_link(const char *cache, const rk__cuda_target *target,
                         const rk__cuda_class *classes, size_t class_count, rk__cuda_image *out)
 {
     static const rk__cuda_class nobody = {.threads = 32};
-    struct plan p = {.rt = rt,
+    struct plan p = {.cache = cache,
                      .target = *target,
                      .classes = class_count ? classes : &nobody,
                      .class_count = class_count ? class_count : 1};

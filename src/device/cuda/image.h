@@ -33,10 +33,10 @@ typedef struct rk__cuda_image {
 } rk__cuda_image;
 
 /* Links, or finds in the cache. No classes: an image with an empty rk_resident_0. target->ptx: the
- * image has parts instead of bytes. rt as for rk__cache_folder: may be NULL. RK_EINVAL: more than
+ * image has parts instead of bytes. cache: as rk__cache_folder takes it. RK_EINVAL: more than
  * RK__CUDA_CLASSES, a number twice; RK_ECOMPILE names what is missing; RK_EDEVICE, RK_ENOMEM.
  * gives: rk__cuda_image_free. thread: any. blocks: yes */
-int rk__cuda_image_link(rk_runtime *rt, const rk__cuda_target *target,
+int rk__cuda_image_link(const char *cache, const rk__cuda_target *target,
                         const rk__cuda_class *classes, size_t class_count, rk__cuda_image *out);
 void rk__cuda_image_free(rk__cuda_image *image); /* of zeroes: nothing */
 

@@ -209,7 +209,7 @@ static int compile(rk_runtime *rt, struct build *b, rk__hash128 key, uint32_t th
     rc = rc < 0 ? rc : enter(parts, key, b->order.registers, kernel, threads, out);
     if (rc == 0) { /* kept now that it is known to be good; the bytes are the module's */
         parts[PART_OBJECT] = ((const struct cuda_module *)*out)->object;
-        rk__cuda_cache_put(rt, key, parts, PARTS);
+        rk__cuda_cache_put(rt != NULL ? rt->cache : NULL, key, parts, PARTS);
     }
     if (rc < 0) {
         free(b->order.out.bytes);
@@ -233,7 +233,7 @@ static int from_cache(rk_runtime *rt, rk__hash128 key, uint32_t registers, const
                       uint32_t threads, rk__module **out)
 {
     rk__cuda_object parts[PARTS];
-    int rc = rk__cuda_cache_get(rt, key, parts, PARTS);
+    int rc = rk__cuda_cache_get(rt != NULL ? rt->cache : NULL, key, parts, PARTS);
     if (rc < 0) {
         return rc;
     }
