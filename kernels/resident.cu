@@ -111,13 +111,13 @@ LOOP_FN void loop_flush(rk_ctx *ctx, uint32_t flags)
     __syncwarp();
     if (ctx->thread == 0) {
         packet->flags |= (uint8_t)flags;
-        rk__outbox_room(ctx, rk_slots_of(packet->size));
+        rk__outbox_room(ctx, rk_packet_slots(packet));
         if (packet->flags & RK_PACKET_REF) {
             rk__fence_system();
         }
     }
     __syncwarp();
-    uint32_t lane = ctx->thread, units = rk_slots_of(packet->size) * RK_SLOT_UNITS;
+    uint32_t lane = ctx->thread, units = rk_packet_slots(packet) * RK_SLOT_UNITS;
     uint32_t at = block->produced + lane / RK_SLOT_UNITS;
     if (lane < units) {
         rk__store_unit(&block->outbox[at & block->outbox_mask].units[lane % RK_SLOT_UNITS],
@@ -175,7 +175,7 @@ LOOP_FN uint32_t loop_fetch(rk_ctx *ctx, uint32_t at, uint32_t slots, uint64_t *
                 return 0;
             }
         }
-        wanted = n == 0 ? rk_slots_of(ctx->pending[1].size) : wanted;
+        wanted = n == 0 ? rk_packet_slots(&ctx->pending[1]) : wanted;
     }
     return wanted;
 }
@@ -372,7 +372,7 @@ LOOP_FN bool loop_siblings_done(const struct loop_state *s)
 LOOP_FN bool loop_at_hand(const struct loop_state *s)
 {
     return s->first < s->ready &&
-           s->ready - s->first >= rk_slots_of(loop_message(s->ctx, s->first)->size);
+           s->ready - s->first >= rk_packet_slots(loop_message(s->ctx, s->first));
 }
 
 /* A new command is acquired: the host may have read the state before it gave it. */
@@ -687,7 +687,7 @@ LOOP_FN void loop_finish_message(struct loop_state *s, bool pending)
 {
     rk_block *block = s->ctx->block;
     const rk_packet *packet = loop_message(s->ctx, s->first);
-    uint32_t slots = rk_slots_of(packet->size);
+    uint32_t slots = rk_packet_slots(packet);
     bool awaited = packet->flags & RK_PACKET_CALL;
     s->first += slots;
     if (pending) {

@@ -300,15 +300,23 @@ typedef struct rk_ctx {
     uint64_t open_end;  /* and words[1] of its packet */
 } rk_ctx;
 
-/* Slots that a payload of `size` bytes takes; a longer one takes one, with its address. */
-static
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
-__host__ __device__
+#define RK_ABI_FN static __host__ __device__ inline
+#else
+#define RK_ABI_FN static inline
 #endif
-inline uint32_t rk_slots_of(uint32_t size)
+
+/* Slots that a payload of `size` bytes takes; a longer one takes one, with its address. */
+RK_ABI_FN uint32_t rk_slots_of(uint32_t size)
 {
     uint32_t bytes = RK_PACKET_HEAD + (size <= RK_PACKET_INLINE ? size : 16);
     return (bytes + RK_SLOT_DATA - 1) / RK_SLOT_DATA;
+}
+
+/* A short one may go by reference too, where that is cheaper. */
+RK_ABI_FN uint32_t rk_packet_slots(const rk_packet *packet)
+{
+    return packet->flags & RK_PACKET_REF ? 1 : rk_slots_of(packet->size);
 }
 
 RK_ABI_ASSERT(sizeof(rk_unit) == 16, "rk_unit");

@@ -350,7 +350,7 @@ RK_FN void rk__flush(rk_ctx *ctx, uint32_t flags)
 {
     rk_block *block = ctx->block;
     rk_packet *packet = ctx->pending;
-    uint32_t units = rk_slots_of(packet->size) * RK_SLOT_UNITS;
+    uint32_t units = rk_packet_slots(packet) * RK_SLOT_UNITS;
     packet->flags |= (uint8_t)flags;
     rk__outbox_room(ctx, units / RK_SLOT_UNITS);
     if (packet->flags & RK_PACKET_REF) {

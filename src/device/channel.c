@@ -109,13 +109,13 @@ static uint32_t fill_packet(rk__channel *c, rk_packet *packet, const rk_message 
 {
     uint32_t size = m->body->size;
     packet->kind = RK_PACKET_MESSAGE;
-    packet->flags = (uint8_t)((size > RK_PACKET_INLINE ? RK_PACKET_REF : 0) |
+    packet->flags = (uint8_t)((size > c->inline_max ? RK_PACKET_REF : 0) |
                               (m->flags & RK__CALL ? RK_PACKET_CALL : 0));
     packet->priority = m->priority;
     packet->type = (uint8_t)type;
     packet->size = size;
     packet->peer = m->from;
-    if (size > RK_PACKET_INLINE) {
+    if (size > c->inline_max) {
         packet->payload.words[0] = address_of(c, m);
         memset(&packet->payload.words[1], 0, RK_SLOT_DATA - RK_PACKET_HEAD - 8);
     } else {
@@ -123,7 +123,7 @@ static uint32_t fill_packet(rk__channel *c, rk_packet *packet, const rk_message 
         memset(packet->payload.bytes + size, 0,
                rk_slots_of(size) * RK_SLOT_DATA - RK_PACKET_HEAD - size);
     }
-    return rk_slots_of(size);
+    return rk_packet_slots(packet);
 }
 
 /* All units, so that an old stamp cannot come round again. */
@@ -272,12 +272,13 @@ static uint32_t power_of_two(uint32_t least)
     return size;
 }
 
-/* Slots of the longest packet among types [from, to) of a kernel. */
-static uint32_t longest(const rk__kernel *kernel, uint32_t from, uint32_t to)
+/* Slots of the longest packet among the first types of a kernel; longer payloads than `most` go by
+ * reference. */
+static uint32_t longest(const rk__kernel *kernel, uint32_t types, uint32_t most)
 {
     uint32_t slots = 1;
-    for (uint32_t i = from; i < to; i++) {
-        uint32_t n = rk_slots_of(kernel->types[i]->size);
+    for (uint32_t i = 0; i < types; i++) {
+        uint32_t size = kernel->types[i]->size, n = size > most ? 1 : rk_slots_of(size);
         slots = n > slots ? n : slots;
     }
     return slots;
@@ -286,13 +287,15 @@ static uint32_t longest(const rk__kernel *kernel, uint32_t from, uint32_t to)
 /* One more than what is under way at most: a full ring looks empty. */
 uint32_t rk__channel_inbox_slots(const rk__kernel_actor *k)
 {
-    return power_of_two(k->limit * longest(k->kernel, 0, k->kernel->accepts) + 1);
+    return power_of_two(k->limit * longest(k->kernel, k->kernel->accepts, k->channel.inline_max) +
+                        1);
 }
 
 /* Every message may have an answer there, and one more packet. Logs are as long as packets get. */
 uint32_t rk__channel_outbox_slots(const rk__kernel_actor *k)
 {
-    return power_of_two((k->limit + 1) * longest(k->kernel, 0, k->kernel->type_count) +
+    return power_of_two((k->limit + 1) *
+                            longest(k->kernel, k->kernel->type_count, RK_PACKET_INLINE) +
                         RK_PACKET_SLOTS);
 }
 

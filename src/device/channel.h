@@ -28,6 +28,7 @@ typedef struct rk__channel {
     uint32_t mask;           /* of inflight */
     uint32_t limit;          /* how many may be under way */
     uint32_t slots;          /* of each inbox; a packet always fits below the limit */
+    uint32_t inline_max;     /* payload bytes that go into a packet to the device */
     uint8_t *staging;      /* where payloads by reference are copied to; NULL: devices see bodies */
     uint64_t staging_size; /* bytes, a power of two; at least four times the largest payload */
     /* Written by the holder of the pump lock. */

@@ -243,7 +243,7 @@ static bool read_packet(rk__channel *c, rk_packet *packet)
         if (!read_slot(slot, (uint8_t *)packet + n * RK_SLOT_DATA, c->consumed + n + 1)) {
             return false;
         }
-        slots = rk_slots_of(packet->size);
+        slots = rk_packet_slots(packet);
     }
     c->consumed += slots;
     /* Release: the slots were read; pairs with rk__outbox_room. */

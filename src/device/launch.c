@@ -66,6 +66,7 @@ static int prepare(rk__kernel_actor *k, rk__kernel *kernel, rk__module *module)
     k->stopping = k->failing = k->abandoned = false;
     k->fresh = true;
     k->channel.staging = NULL;
+    k->channel.inline_max = RK_PACKET_INLINE;
     snprintf(k->device_name, sizeof k->device_name, "%s", rk__device_name(k->runtime));
     k->samples = calloc(k->grid, sizeof *k->samples);
     if (k->samples == NULL) {

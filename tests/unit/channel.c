@@ -80,6 +80,8 @@ static void open_hand(uint32_t size, uint32_t limit, uint32_t position)
     h.k.grid = h.k.threads = 1;
     h.k.limit = limit;
     h.k.arena_size = HAND_ARENA;
+    rk__channel_init(&h.k.channel);
+    h.k.channel.inline_max = RK_PACKET_INLINE;
     h.block = (rk_block){.inbox = h.inbox,
                          .outbox = h.outbox,
                          .wire = &h.wire,
@@ -93,7 +95,6 @@ static void open_hand(uint32_t size, uint32_t limit, uint32_t position)
     cr_assert_lt(h.block.outbox_mask, HAND_SLOTS);
     rk_barrier_init(&h.barrier, 1, make_room);
     h.ctx = (rk_ctx){.block = &h.block, .pending = h.packets, .barrier = &h.barrier, .threads = 1};
-    rk__channel_init(&h.k.channel);
     OK(rk__channel_prepare(&h.k.channel, &h.k, limit));
     h.block.at = h.block.produced = h.block.consumed = h.wire.consumed = position;
     h.k.channel.consumed = position;

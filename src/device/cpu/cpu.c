@@ -33,7 +33,7 @@ enum {
     STACK = 512 * 1024 /* bytes: a handler keeps its replies on the stack */
 };
 
-enum { PAGE = 4096 };
+enum { PAGE = 4096, ONE_SLOT = RK_SLOT_DATA - RK_PACKET_HEAD };
 
 enum gate { GATE_CLOSED, GATE_OPEN, GATE_CANCELLED };
 
@@ -379,7 +379,9 @@ static void release(rk__kernel_actor *k)
 
 static int prepare(rk__kernel_actor *k)
 {
-    size_t count = (size_t)k->grid * k->threads, size = lay_out(k, NULL);
+    size_t count = (size_t)k->grid * k->threads, size;
+    k->channel.inline_max = ONE_SLOT; /* handlers read the body itself, which is cheaper to tell */
+    size = lay_out(k, NULL);
     cpu_device *d = k->device = calloc(1, sizeof *d);
     if (d != NULL) {
         d->blocks = aligned_alloc(64, k->grid * sizeof *d->blocks);

@@ -31,7 +31,6 @@
 #include "device/cuda/driver.h"
 
 enum {
-    ZEROS = 64 * 1024,     /* bytes */
     HEARTBEAT = 200000000, /* ns between pings */
     TICK_BUSY = 5000000,   /* ns between looks at grids while tenants are there */
     TICK_FREE = 200000000, /* and while there are none */
@@ -86,7 +85,7 @@ void rk__gpu_give(rk__gpu *gpu, rk__tenant *t)
     t->pinned = t->near = 0;
 }
 
-/* ---- requests ------------------------------------------------------------------------------- */
+/* ---- stirring and losing it ---------------------------------------------------------------------- */
 
 void rk__gpu_stir(rk__gpu *gpu)
 {
@@ -124,154 +123,10 @@ void rk__gpu_lose(rk__gpu *gpu, const char *format, ...)
     }
 }
 
-static struct timespec in(int64_t ns)
+struct timespec rk__gpu_in(int64_t ns)
 {
     int64_t t = rk__now() + ns;
     return (struct timespec){.tv_sec = t / 1000000000, .tv_nsec = t % 1000000000};
-}
-
-/* Takes a request off the list, if nobody has yet. Under the lock. */
-static bool withdraw(rk__gpu *gpu, const rk__request *request)
-{
-    rk__request **at = &gpu->requests;
-    while (*at != NULL && *at != request) {
-        at = &(*at)->next;
-    }
-    if (*at != NULL) {
-        *at = request->next;
-        return true;
-    }
-    return false;
-}
-
-static rk__request *enqueue(rk__gpu *gpu, const rk__request *given)
-{
-    rk__request *request = malloc(sizeof *request), **at = &gpu->requests;
-    if (request == NULL) {
-        return NULL;
-    }
-    *request = *given;
-    pthread_mutex_lock(&gpu->lock);
-    while (*at != NULL) {
-        at = &(*at)->next;
-    }
-    *at = request;
-    pthread_mutex_unlock(&gpu->lock);
-    rk__gpu_stir(gpu);
-    return request;
-}
-
-/* Under the lock. Hold, leave, load and launch each get the device's time; linking has its own. */
-static void await_answer(rk__gpu *gpu, const rk__request *request)
-{
-    struct timespec until = in(4 * gpu->timeout);
-    int late = 0;
-    while (!request->done && gpu->lost == NULL && !late) {
-        late = pthread_cond_timedwait(&gpu->answered, &gpu->lock, &until);
-        if (late && gpu->linking) {
-            until = in(4 * gpu->timeout);
-            late = 0;
-        }
-    }
-}
-
-/* Who has not got an answer: gives up, and says whether the tenant sits all the same. Under the lock;
- * takes the request. */
-static bool give_up(rk__gpu *gpu, rk__request *request)
-{
-    bool seated = request->seated;
-    request->given_up = true;
-    if (withdraw(gpu, request)) {
-        free(request);
-    }
-    return seated;
-}
-
-int rk__gpu_ask(rk__gpu *gpu, rk__request *given)
-{
-    rk__request *request = enqueue(gpu, given);
-    if (request == NULL) {
-        return rk__fail(RK_ENOMEM, "no memory for a request to %s", gpu->name);
-    }
-    pthread_mutex_lock(&gpu->lock);
-    await_answer(gpu, request);
-    bool done = request->done;
-    bool seated = !done && give_up(gpu, request);
-    pthread_mutex_unlock(&gpu->lock);
-    if (done) {
-        int code = request->code < 0 ? rk__fail(request->code, "%s", request->text) : 0;
-        free(request);
-        return code;
-    }
-    if (rk__gpu_lost(gpu) == NULL) {
-        rk__gpu_lose(gpu, "the driver has not returned from a call for %.3g s",
-                     4 * (double)gpu->timeout / 1e9);
-    }
-    return seated ? 0 : rk__fail(RK_EDEVICE, "%s is lost: %s", gpu->name, rk__gpu_lost(gpu));
-}
-
-void rk__gpu_answer(rk__gpu *gpu, rk__request *request, int code)
-{
-    pthread_mutex_lock(&gpu->lock);
-    bool mine = request->given_up;
-    request->code = code;
-    if (code < 0) {
-        snprintf(request->text, sizeof request->text, "%s", rk_errdetail());
-    }
-    request->done = true;
-    pthread_cond_broadcast(&gpu->answered);
-    pthread_mutex_unlock(&gpu->lock);
-    if (mine) {
-        free(request); /* nobody waits for it */
-    }
-}
-
-/* ---- copies: the driver thread -------------------------------------------------------------- */
-
-static int await_copies(rk__gpu *gpu)
-{
-    int64_t deadline = rk__now() + gpu->timeout;
-    CUresult result = rk__cuda->EventRecord(gpu->copied, gpu->copies);
-    for (int i = 0; result == CUDA_SUCCESS; i++) {
-        result = rk__cuda->EventQuery(gpu->copied);
-        if (result != CUDA_ERROR_NOT_READY) {
-            break;
-        }
-        if (rk__now() > deadline) {
-            return rk__fail(RK_EDEVICE, "%s: a copy of %d bytes does not end", gpu->name, ZEROS);
-        }
-        result = CUDA_SUCCESS;
-        if (i > 100) {
-            nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
-        }
-    }
-    return result == CUDA_SUCCESS ? 0 : rk__cuda_fail(result, "%s: copying", gpu->name);
-}
-
-/* Device memory is zeroed and read through the same pinned piece, in turns. */
-static int copy(rk__gpu *gpu, const rk__request *r)
-{
-    int code = 0;
-    for (uint64_t done = 0; done < r->size && code == 0; done += ZEROS) {
-        uint64_t size = r->size - done < ZEROS ? r->size - done : ZEROS;
-        if (r->kind == RK__REQUEST_ZERO) {
-            memset(gpu->zeros, 0, size);
-        }
-        CUresult result =
-            r->kind == RK__REQUEST_ZERO
-                ? rk__cuda->MemcpyHtoDAsync(r->near + done, gpu->zeros, size, gpu->copies)
-                : rk__cuda->MemcpyDtoHAsync(gpu->zeros, r->near + done, size, gpu->copies);
-        code = result == CUDA_SUCCESS ? await_copies(gpu)
-                                      : rk__cuda_fail(result, "%s: copying", gpu->name);
-        if (code == 0 && r->kind == RK__REQUEST_READ) {
-            pthread_mutex_lock(&gpu->lock);
-            if (!r->given_up) {
-                memcpy((uint8_t *)r->to + done, gpu->zeros, size);
-            }
-            pthread_mutex_unlock(&gpu->lock);
-        }
-    }
-    return code;
 }
 
 /* ---- opening: the driver thread ------------------------------------------------------------- */
@@ -311,7 +166,7 @@ static int reserve(rk__gpu *gpu)
                              gpu->name, (unsigned long long)(gpu->pinned.size / MEBI));
     }
     gpu->pinned.base = (uint64_t)(uintptr_t)pinned;
-    gpu->zeros = (void *)(uintptr_t)rk__extents_take(&gpu->pinned, ZEROS);
+    gpu->zeros = (void *)(uintptr_t)rk__extents_take(&gpu->pinned, RK__GPU_ZEROS);
     return gpu->zeros != NULL ? 0 : rk__fail(RK_ENOMEM, "no memory for the books of %s", gpu->name);
 }
 
@@ -355,58 +210,6 @@ static bool wanted(void *arg)
     return closing(gpu) || __atomic_load_n(&gpu->wanted, __ATOMIC_SEQ_CST) != 0;
 }
 
-/* Requests of the kinds wanted, oldest first. */
-static rk__request *take_requests(rk__gpu *gpu, bool admissions)
-{
-    rk__request *taken = NULL, **last = &taken;
-    pthread_mutex_lock(&gpu->lock);
-    for (rk__request **at = &gpu->requests; *at != NULL;) {
-        rk__request *r = *at;
-        if ((r->kind == RK__REQUEST_ADMIT) == admissions) {
-            *at = r->next;
-            r->next = NULL;
-            *last = r;
-            last = &r->next;
-        } else {
-            at = &r->next;
-        }
-    }
-    pthread_mutex_unlock(&gpu->lock);
-    return taken;
-}
-
-rk__request *rk__gpu_more(rk__gpu *gpu)
-{
-    return take_requests(gpu, true);
-}
-
-static void serve(rk__gpu *gpu)
-{
-    rk__request *copies = take_requests(gpu, false), *admit = take_requests(gpu, true);
-    while (copies != NULL) {
-        rk__request *r = copies;
-        copies = r->next;
-        rk__gpu_answer(gpu, r, copy(gpu, r));
-    }
-    if (admit != NULL) {
-        rk__gpu_admit(gpu, admit);
-    }
-}
-
-/* After the loss: everybody is told. */
-static void refuse_all(rk__gpu *gpu)
-{
-    for (int kind = 0; kind < 2; kind++) {
-        rk__request *list = take_requests(gpu, kind != 0);
-        while (list != NULL) {
-            rk__request *r = list;
-            list = r->next;
-            rk__gpu_answer(gpu, r,
-                           rk__fail(RK_EDEVICE, "%s is lost: %s", gpu->name, rk__gpu_lost(gpu)));
-        }
-    }
-}
-
 /* Grids that nobody lives in end after a while: the GPU is free for others then, and cool. */
 static void rest(rk__gpu *gpu)
 {
@@ -440,7 +243,7 @@ static void drive(rk__gpu *gpu)
     int64_t next_ping = 0;
     while (!closing(gpu) && rk__gpu_lost(gpu) == NULL) {
         __atomic_store_n(&gpu->wanted, 0, __ATOMIC_SEQ_CST); /* before looking, see the head */
-        serve(gpu);
+        rk__gpu_serve(gpu);
         if (!rk__grid_look(gpu)) {
             break;
         }
@@ -491,7 +294,7 @@ static void *driver_main(void *arg)
     if (code == 0) {
         drive(gpu);
         while (!closing(gpu)) { /* lost: nothing more to do here, but the context waits for close */
-            refuse_all(gpu);
+            rk__gpu_refuse_all(gpu);
             __atomic_store_n(&gpu->wanted, 0, __ATOMIC_SEQ_CST);
             rk__park_wait(&gpu->park, wanted, gpu, rk__now() + TICK_FREE);
         }
@@ -543,7 +346,7 @@ static void leave_behind(rk__gpu *gpu, const char *why)
 /* False: the driver thread is stuck in a call, and is left behind with everything it may touch. */
 static bool stop_threads(rk__gpu *gpu)
 {
-    struct timespec until = in(4 * gpu->timeout);
+    struct timespec until = rk__gpu_in(4 * gpu->timeout);
     int late = 0;
     __atomic_store_n(&gpu->closing, 1, __ATOMIC_RELEASE); /* pairs with closing */
     rk__park_kick(&gpu->park);
@@ -626,7 +429,7 @@ static rk__gpu *make_gpu(const rk__cuda_device *found, const rk_runtime *rt, enu
 static int await_open(rk__gpu *gpu)
 {
     static const int64_t compiling = 60000000000;
-    struct timespec until = in(4 * gpu->timeout + compiling);
+    struct timespec until = rk__gpu_in(4 * gpu->timeout + compiling);
     int late = 0;
     pthread_mutex_lock(&gpu->lock);
     while (!gpu->opened && !late) {

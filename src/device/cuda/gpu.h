@@ -1,7 +1,8 @@
 /*
  * gpu.h -- one GPU of this process: context, reservations, images, seats, and its two threads.
  *
- *   gpu.c      opening and closing, memory, requests; the driver thread, which makes all CUDA calls
+ *   gpu.c      opening and closing, memory; the driver thread, which makes all CUDA calls
+ *   request.c  what others ask of it
  *   grid.c     grids of seats: launching them, holding them at a border, swapping the image
  *   admit.c    who sits where: definitions, block sizes, room
  *   bridge.c   the bridge thread: what the device said reaches mailboxes and callers
@@ -35,7 +36,7 @@ typedef struct rk__tenant {
     struct rk__tenant *next;
 } rk__tenant;
 
-enum { RK__UNSEEN = 0xff };
+enum { RK__UNSEEN = 0xff, RK__GPU_ZEROS = 64 * 1024 /* bytes of rk__gpu.zeros */ };
 
 /* Compiled handlers at one block size; its index is rk_block.definition. */
 typedef struct rk__resident {
@@ -140,17 +141,26 @@ void rk__gpu_close(rk__gpu *gpu);
 /* Memory that both sides see, and the device's own; RK_ENOMEM names the option. thread: any */
 int rk__gpu_take(rk__gpu *gpu, uint64_t pinned, uint64_t near, const char *who, rk__tenant *t);
 void rk__gpu_give(rk__gpu *gpu, rk__tenant *t);
-/* Has the driver thread do it. thread: any but the driver. blocks: yes */
-int rk__gpu_ask(rk__gpu *gpu, rk__request *request);
-/* For the driver thread: those who want seats and came since; with its answer. */
-rk__request *rk__gpu_more(rk__gpu *gpu);
-void rk__gpu_answer(rk__gpu *gpu, rk__request *request, int code);
+/* The time in `ns` from now, for pthread_cond_timedwait with `answered`. */
+struct timespec rk__gpu_in(int64_t ns);
 /* Something changed that may concern the driver thread. thread: any. blocks: no */
 void rk__gpu_stir(rk__gpu *gpu);
 /* The device cannot be used any more: once; the bridge fails its actors. thread: any. blocks: no */
 void rk__gpu_lose(rk__gpu *gpu, const char *format, ...) RK_PRINTF(2, 3);
 /* Why it cannot be used; NULL: it can. thread: any */
 const char *rk__gpu_lost(const rk__gpu *gpu);
+
+/* ---- request.c ---- */
+
+/* Has the driver thread do it. copies. RK_EDEVICE: the device is lost. thread: any but the driver.
+ * blocks: yes */
+int rk__gpu_ask(rk__gpu *gpu, const rk__request *request);
+/* The driver thread's: does what was asked; those who want seats and came since then; an answer, whose
+ * text for a failure is rk_errdetail; the same answer for all when the device is lost. */
+void rk__gpu_serve(rk__gpu *gpu);
+rk__request *rk__gpu_more(rk__gpu *gpu);
+void rk__gpu_answer(rk__gpu *gpu, rk__request *request, int code);
+void rk__gpu_refuse_all(rk__gpu *gpu);
 
 /* ---- grid.c: the driver thread's ---- */
 
