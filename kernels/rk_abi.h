@@ -319,6 +319,7 @@ RK_ABI_FN uint32_t rk_packet_slots(const rk_packet *packet)
     return packet->flags & RK_PACKET_REF ? 1 : rk_slots_of(packet->size);
 }
 
+#define RK_ABI_AT(type, member) __builtin_offsetof(type, member)
 RK_ABI_ASSERT(sizeof(rk_unit) == 16, "rk_unit");
 RK_ABI_ASSERT(sizeof(rk_slot) == RK_SLOT_SIZE, "rk_slot");
 RK_ABI_ASSERT(sizeof(rk_packet) == RK_PACKET_SLOTS * RK_SLOT_DATA, "rk_packet");
@@ -329,10 +330,15 @@ RK_ABI_ASSERT(sizeof(rk_block) == 256, "rk_block");
 RK_ABI_ASSERT(sizeof(rk_seat) == 128, "rk_seat");
 RK_ABI_ASSERT(sizeof(rk_grid) == 64, "rk_grid");
 RK_ABI_ASSERT(sizeof(rk_ctx) == 88, "rk_ctx");
+/* Words of the host, of the device, and constants on lines of their own. */
+RK_ABI_ASSERT(RK_ABI_AT(rk_wire, spare1) + sizeof(((rk_wire *)0)->spare1) == 64, "rk_wire: host");
+RK_ABI_ASSERT(RK_ABI_AT(rk_wire, status) == 64 && RK_ABI_AT(rk_wire, failure) == 128, "rk_wire");
+RK_ABI_ASSERT(RK_ABI_AT(rk_seat, taken) == 64, "rk_seat");
+RK_ABI_ASSERT(RK_ABI_AT(rk_block, progress) == 192, "rk_block");
+RK_ABI_ASSERT(RK_ABI_AT(rk_wire, command) == 0 && RK_ABI_AT(rk_wire, hold) == 4, "read as one word");
 
 /* A constant of the layouts as this compiler sees them; compared when an image is loaded. */
 #define RK_ABI_FOLD(hash, word) (((hash) ^ (uint64_t)(word)) * 0x100000001b3ull)
-#define RK_ABI_AT(type, member) __builtin_offsetof(type, member)
 #define RK_ABI_HASH_1                                                                              \
     RK_ABI_FOLD(RK_ABI_FOLD(RK_ABI_FOLD(0xcbf29ce484222325ull, RK_ABI_VERSION), sizeof(rk_slot)),  \
                 RK_ABI_AT(rk_unit, stamp))

@@ -234,4 +234,29 @@ check.case("a type that only others accept is refused too", function()
   check.fails("ETYPE", "FailOther", sturdy:try_call(Other { x = 1 }))
 end)
 
+check.case("a handler over its timeout fails its actor where that is asked for, and nobody else", function()
+  check.kernel("endless", {
+    accepts = Number, replies = Number, handler_timeout = 0.2, on_timeout = "fail",
+    source = [[
+      RK_ON(FailNumber, m)
+      {
+          int64_t begun = rk_now(ctx);
+          while (rk_now(ctx) - begun < m->n) {}
+          rk_reply(ctx, FailNumber, .n = m->n);
+      }
+    ]],
+  })
+  local kernel = check.spawn("endless", { name = "endless-1" })
+  local neighbour = check.spawn("endless", { name = "endless-2" })
+  local begun = rk.now()
+  check.fails("EHANDLER", "the handler of FailNumber has been running for",
+    kernel:try_call(Number { n = 2000000000 }))
+  check.equal("FAILED", check.state_of(kernel))
+  check.fails("EDEAD", "has been running", kernel:try_call(Number { n = 1 }))
+  check.equal(1, neighbour:call(Number { n = 1 }).n)
+  check.truthy(kernel:stop())
+  rk.sleep(begun + 2.2 - rk.now()) -- it cannot be stopped, but it ends
+  check.equal(1, check.spawn("endless", { name = "endless-1" }):call(Number { n = 1 }).n)
+end)
+
 check.finish()

@@ -285,6 +285,28 @@ Test(cudacompile, an_image_without_definitions_has_the_loop)
     cr_assert_null(image.bytes);
 }
 
+/* What DESIGN says of words that cross PCIe, looked for in what the compiler makes of the loop: units
+ * are single accesses of 16 bytes, nothing is read, modified and written, and there is none of the dearer fences. */
+Test(cudacompile, the_loop_keeps_the_rules_of_the_border)
+{
+    const rk__cuda_object *loop;
+    size_t fences = 0;
+    cr_assert_eq(rk__cuda_loop_build(rt.cache, &ptx_90, 0, 255, &loop), 0, "%s", rk_errdetail());
+    const char *ptx = (const char *)loop->bytes;
+    cr_assert_not_null(strstr(ptx, "ld.relaxed.sys.global.b128"));
+    cr_assert_not_null(strstr(ptx, "st.relaxed.sys.global.b128"));
+    static const char *const never[] = {"atom.",           "red.global",    "red.sys",
+                                        "fence.sc",        "membar",        "vprintf",
+                                        "barrier.cluster", "griddepcontrol"};
+    for (size_t i = 0; i < sizeof never / sizeof *never; i++) {
+        cr_assert_null(strstr(ptx, never[i]), "the loop has %s", never[i]);
+    }
+    for (const char *at = ptx; (at = strstr(at, "fence.acq_rel.sys")) != NULL; at++) {
+        fences++;
+    }
+    cr_assert_geq(fences, 2, "for payloads by reference, in and out");
+}
+
 Test(cudacompile, definitions_of_two_block_sizes_are_linked_into_one_image)
 {
     rk__kernel *a = define_as("summing", SUMMER), *b = define_as("plain", PLAIN);
