@@ -331,7 +331,7 @@ RK_FN void rk__copy(void *to, const void *from, uint32_t size)
 }
 
 /* Waits until n slots of the outbox are free. */
-RK_FN void rk__outbox_room(rk_ctx *ctx, uint32_t n)
+RK_CALLED_FN void rk__outbox_room(rk_ctx *ctx, uint32_t n)
 {
     rk_block *block = ctx->block;
     for (uint32_t spins = 0; block->produced + n - block->consumed > block->outbox_mask + 1;
@@ -346,7 +346,7 @@ RK_FN void rk__outbox_room(rk_ctx *ctx, uint32_t n)
 
 /* The pending packet goes out; by thread 0. All units are written, so that an old stamp cannot come
  * round again. */
-RK_FN void rk__flush(rk_ctx *ctx, uint32_t flags)
+RK_CALLED_FN void rk__flush(rk_ctx *ctx, uint32_t flags)
 {
     rk_block *block = ctx->block;
     rk_packet *packet = ctx->pending;
@@ -366,7 +366,7 @@ RK_FN void rk__flush(rk_ctx *ctx, uint32_t flags)
 }
 
 /* The next packet, to be filled; the one before it leaves. By thread 0. */
-RK_FN rk_packet *rk__compose(rk_ctx *ctx, int kind, uint32_t type, rk_pid peer, uint32_t size)
+RK_CALLED_FN rk_packet *rk__compose(rk_ctx *ctx, int kind, uint32_t type, rk_pid peer, uint32_t size)
 {
     rk_packet *packet = ctx->pending;
     if (ctx->waiting) {
@@ -390,7 +390,7 @@ RK_FN rk_packet *rk__compose(rk_ctx *ctx, int kind, uint32_t type, rk_pid peer, 
  * behind it. The arena is twice as large as the largest payload, so skipped bytes and payload fit
  * together; false: it is not.
  */
-RK_FN bool rk__arena_reserve(rk_ctx *ctx, uint32_t size, uint64_t *at, uint64_t *end)
+RK_CALLED_FN bool rk__arena_reserve(rk_ctx *ctx, uint32_t size, uint64_t *at, uint64_t *end)
 {
     rk_block *block = ctx->block;
     uint64_t capacity = block->arena_size, head = block->arena_head;
@@ -436,7 +436,7 @@ RK_FN uint32_t rk__text_size(const char *text)
 
 /* A payload of two parts, the first on a border of 16 bytes (the second may be empty), as a packet;
  * by thread 0 of block 0. False: it is larger than the arena takes. */
-RK_FN bool rk__put(rk_ctx *ctx, int kind, uint32_t type, rk_pid peer, const void *first,
+RK_CALLED_FN bool rk__put(rk_ctx *ctx, int kind, uint32_t type, rk_pid peer, const void *first,
                    uint32_t first_size, const void *second, uint32_t second_size)
 {
     uint32_t size = first_size + second_size;
@@ -458,7 +458,7 @@ RK_FN bool rk__put(rk_ctx *ctx, int kind, uint32_t type, rk_pid peer, const void
 }
 
 /* The text goes to whoever waits for the message, and the actor becomes FAILED with it. */
-RK_FN void rk__fail_now(rk_ctx *ctx, const char *why)
+RK_CALLED_FN void rk__fail_now(rk_ctx *ctx, const char *why)
 {
     uint32_t size = rk__text_size(why);
     ctx->failed = 1;
@@ -472,7 +472,7 @@ RK_FN void rk__fail_now(rk_ctx *ctx, const char *why)
 }
 
 /* By all threads; the first one of block 0 does it. */
-RK_FN void rk__publish(rk_ctx *ctx, int kind, uint32_t type, rk_pid peer, const void *first,
+RK_CALLED_FN void rk__publish(rk_ctx *ctx, int kind, uint32_t type, rk_pid peer, const void *first,
                        uint32_t first_size, const void *second, uint32_t second_size)
 {
     if (ctx->failed) {
@@ -543,7 +543,7 @@ RK_FN void *rk__reply_open(rk_ctx *ctx, uint32_t type, uint32_t size)
 }
 
 /* From the block's own memory into the arena, by all threads of block 0. */
-RK_FN void rk__reply_move(rk_ctx *ctx, uint32_t size)
+RK_CALLED_FN void rk__reply_move(rk_ctx *ctx, uint32_t size)
 {
     rk__reply_place(ctx, size);
     const rk__word *from = (const rk__word *)(void *)ctx->block->outgoing;
@@ -706,7 +706,7 @@ RK_FN void rk__log_number(rk_log_record *record, float number)
              : rk__log_int)(&rk_record, number);
 #endif
 
-RK_FN void rk__log_publish(rk_ctx *ctx, rk_log_record *record, uint32_t level, const char *text)
+RK_CALLED_FN void rk__log_publish(rk_ctx *ctx, rk_log_record *record, uint32_t level, const char *text)
 {
     record->level = level;
     record->text = rk__text_size(text);

@@ -14,12 +14,16 @@
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define RK_CUDA 1
 #define RK_FN   static __device__ __inline__ __attribute__((unused))
+/* For what is long and happens once in a message: a call costs little there, a copy in every place
+ * costs the compiler's time and the image's size. */
+#define RK_CALLED_FN static __device__ __noinline__ __attribute__((unused))
 #else
 #include <math.h>
 #include <sched.h>
 #include <string.h>
 #include <time.h>
-#define RK_FN static inline __attribute__((unused))
+#define RK_FN        static inline __attribute__((unused))
+#define RK_CALLED_FN RK_FN
 #endif
 /* A GPU made of threads, for tests of the cuda device (tests/fakecuda): C, but in an image. */
 #if defined(RK_STANDIN)

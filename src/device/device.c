@@ -398,12 +398,10 @@ static bool cuda_is_likely(void)
 static int use_cuda(devices *d, int ordinal)
 {
     (void)d;
-    return rk__fail(
-        RK_EDEVICE,
-        "device \"cuda:%d\": this library was built without the CUDA back end, because "
-        "the CUDA Toolkit's headers were not found (or CUDA=off was given); use \"cpu\" "
-        "or \"auto\"",
-        ordinal);
+    (void)ordinal;
+    return rk__fail(RK_EDEVICE,
+                    "this library was built without the CUDA back end, because the CUDA Toolkit's "
+                    "headers were not found (or CUDA=off was given); use \"cpu\" or \"auto\"");
 }
 
 static void close_cuda(void *gpu)
@@ -465,8 +463,11 @@ static int choose(devices *d)
     if (strcmp(device, "cpu") == 0) {
         return use_cpu(d);
     }
-    return names_cuda(device) ? use_cuda(d, device[4] == ':' ? atoi(device + 5) : 0)
-                              : unknown_device(device);
+    if (!names_cuda(device)) {
+        return unknown_device(device);
+    }
+    int code = use_cuda(d, device[4] == ':' ? atoi(device + 5) : 0);
+    return code < 0 ? rk__fail_prefix(code, "device \"%s\"", device) : 0;
 }
 
 static int open_devices(rk_runtime *rt)
