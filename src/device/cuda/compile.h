@@ -43,7 +43,7 @@ int rk__cuda_text_build(const char *cache, const rk__cuda_target *target, const 
 /* Adds the name of the compiler: "NVRTC 13.0". RK_EDEVICE: there is none. blocks: yes (loads it) */
 int rk__cuda_compiler_name(rk__strbuf *out);
 
-/* ---- between compile.c, module.c and image.c ---- */
+/* ---- between compile.c, link.c, module.c and image.c ---- */
 
 /* What NVRTC is asked for. */
 typedef struct rk__cuda_order {
