@@ -50,7 +50,7 @@ ifneq ($(TOOLKIT),)
   FAKECUDA := $(addprefix $(OUT)/tests/fakecuda/,libcuda.so.1 libnvrtc.so.13 libnvJitLink.so.13 \
                 libnvidia-ml.so.1)
 else
-  UNIT   := $(filter-out %/cudacompile,$(UNIT))
+  UNIT   := $(filter-out %/cudacompile %/extents,$(UNIT))
   STRESS := $(filter-out %/fakecuda $(OUT)/tests/stress/cuda_%,$(STRESS))
 endif
 C_EXAMPLES := $(patsubst examples/embed/%.c,$(OUT)/examples/%,$(wildcard examples/embed/*.c))

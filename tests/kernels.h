@@ -58,6 +58,7 @@ HELPER void setup(void)
     static const rk_field other_schema[] = {{"x", "u8"}};
     snprintf(cache, sizeof cache, "/tmp/rk-test-kernels-%u", (unsigned)getuid());
     config.cache = cache;
+    config.device = "cpu";
     OK(rk_open(&rt, &config));
     OK(rk_message_define(&job, "Job", job_schema, 2));
     OK(rk_message_define(&done, "Done", done_schema, 2));

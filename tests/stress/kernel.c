@@ -252,6 +252,7 @@ int main(int argc, char **argv)
     printf("%s %llu %g\n", argv[0], (unsigned long long)seed, seconds);
     snprintf(cache, sizeof cache, "/tmp/rk-test-kernels-%u", (unsigned)getuid());
     config.cache = cache;
+    config.device = "cpu";
     CHECK(rk_open(&rt, &config) == 0);
     CHECK(rk_message_define(&item, "Item", item_schema, 2) == 0);
     CHECK(rk_message_define(&receipt, "Receipt", receipt_schema, 2) == 0);

@@ -129,6 +129,7 @@ Test(instance, a_kernel_that_hangs_can_be_left_behind, .init = setup)
     rk__output_hook(keep_line);
     OK(rk_close(rt));
     config.cache = cache;
+    config.device = "cpu";
     config.stop_timeout = 1000000;
     OK(rk_open(&rt, &config));
     start_caller(&pending, spawn(&k, NULL), 1, &gate);
@@ -414,9 +415,16 @@ Test(instance, a_full_queue_blocks_the_sender, .init = setup, .fini = teardown)
 Test(instance, options_are_checked)
 {
     rk_config config = RK_CONFIG_INIT;
+    setenv("RK_CUDA_LIBS", "/nowhere", 1);
     config.device = "cuda";
     FAILS(rk_open(&rt, &config), RK_EDEVICE);
+    SAYS("device \"cuda\"");
+#if defined(RK_HAVE_CUDA)
     SAYS("libcuda.so.1");
+    SAYS("/nowhere");
+#else
+    SAYS("built without");
+#endif
     config.device = "cuda:3";
     FAILS(rk_open(&rt, &config), RK_EDEVICE);
     config.device = "cuda:x";
