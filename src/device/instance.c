@@ -201,9 +201,8 @@ static void finish(rk__kernel_actor *k, bool failed, const char *reason)
 /* After a failure: FAILED until somebody terminates it; that may have been asked for already. */
 static void fail(rk__kernel_actor *k, const char *reason)
 {
-    rk__actor_set_state(k->actor, RK_FAILED); /* before anybody has the answer */
+    rk__actor_fail(k->actor, reason); /* who has the answer finds it so, and can send no more */
     rk__channel_refuse(&k->channel, k->lost != NULL ? RK_EDEVICE : RK_EHANDLER, reason);
-    rk__actor_fail(k->actor, reason);
     pthread_mutex_lock(&k->lock);
     k->phase = k->stopping ? RK__PHASE_GONE : RK__PHASE_FAILED;
     bool stop_now = k->stopping;
