@@ -252,6 +252,7 @@ static void drive(rk__gpu *gpu)
             rk__grid_heartbeat(gpu);
             next_ping = rk__now() + HEARTBEAT;
         }
+        rk__grid_slew(gpu);
         rest(gpu);
         rk__park_wait(&gpu->park, wanted, gpu, rk__now() + next_look(gpu, may_end));
     }

@@ -124,10 +124,11 @@ typedef struct rk__gpu {
     rk__cuda_image image;
     CUstream copies;
     CUevent copied;
-    void *zeros;        /* pinned; also where copies from the device land */
-    int64_t idle_since; /* when the last tenant left; 0: there are some */
-    int64_t tick;       /* ns until grids are looked at again while some may have ended */
-    size_t stack;       /* bytes of a thread's stack that the context provides for */
+    void *zeros;          /* pinned; also where copies from the device land */
+    int64_t idle_since;   /* when the last tenant left; 0: there are some */
+    int64_t tick;         /* ns until grids are looked at again while some may have ended */
+    int64_t clock_target; /* what clock_offset should be; it goes back to it slowly */
+    size_t stack;         /* bytes of a thread's stack that the context provides for */
 } rk__gpu;
 
 /* ---- gpu.c ---- */
@@ -178,6 +179,8 @@ bool rk__grid_look(rk__gpu *gpu);
 bool rk__grid_relaunch(rk__gpu *gpu);
 /* Pings grids, measures the clock; a grid that stays silent loses the device. */
 void rk__grid_heartbeat(rk__gpu *gpu);
+/* The device's clock, as it was last measured, becomes a little more true. */
+void rk__grid_slew(rk__gpu *gpu);
 /* A resident kernel answers a ping in time. RK_EDEVICE */
 int rk__grid_self_test(rk__gpu *gpu);
 /* Seats for `capacity` blocks, those of now kept. No grid of the class runs. */

@@ -477,10 +477,8 @@ int rk__grid_seats(rk__gpu *gpu, uint32_t class, uint32_t capacity)
 
 /* ---- pings ---------------------------------------------------------------------------------- */
 
-/* The device's clock was read between sending and seeing the answer: half way, give or take. */
-static void set_clock(rk__gpu *gpu, int64_t sent, int64_t seen, int64_t clock)
+static void write_clock(rk__gpu *gpu, int64_t offset)
 {
-    int64_t offset = sent + (seen - sent) / 2 - clock;
     __atomic_store_n(&gpu->clock_offset, offset, __ATOMIC_RELAXED);
     pthread_mutex_lock(&gpu->lock);
     for (rk__tenant *t = gpu->tenants; t != NULL; t = t->next) {
@@ -489,6 +487,31 @@ static void set_clock(rk__gpu *gpu, int64_t sent, int64_t seen, int64_t clock)
         }
     }
     pthread_mutex_unlock(&gpu->lock);
+}
+
+/* The device's clock was read between sending and seeing the answer, so the offset lies between two
+ * bounds. What is known stays while it does not contradict them: clocks drift slowly, answers come
+ * with less exact times. */
+static void set_clock(rk__gpu *gpu, int64_t sent, int64_t seen, int64_t clock)
+{
+    int64_t low = sent - clock, high = seen - clock;
+    gpu->clock_target = gpu->clock_target < low    ? low
+                        : gpu->clock_target > high ? high
+                                                   : gpu->clock_target;
+    if (gpu->clock_target > gpu->clock_offset) {
+        write_clock(gpu, gpu->clock_target);
+    }
+}
+
+/* Back only in steps that are shorter than a look at the clock takes, so that rk_now never goes
+ * back: 20 us a second. */
+void rk__grid_slew(rk__gpu *gpu)
+{
+    enum { STEP = 100 }; /* ns */
+    int64_t ahead = gpu->clock_offset - gpu->clock_target;
+    if (ahead > 0) {
+        write_clock(gpu, gpu->clock_offset - (ahead < STEP ? ahead : STEP));
+    }
 }
 
 /* Waits a moment for the answer, so that the clock is exact; else the next heartbeat looks again. */
@@ -504,7 +527,7 @@ static void ping(rk__gpu *gpu, rk__gpu_class *c)
     }
     if (load(&seat->pong) == c->ping) {
         c->pinged = 0;
-        set_clock(gpu, sent, seen, seat->clock);
+        set_clock(gpu, sent, rk__now(), seat->clock);
     }
 }
 
@@ -536,19 +559,18 @@ static int silent(const rk__gpu *gpu)
 }
 
 /* Until the ping is answered; a grid that has ended meanwhile, as it may in the other modes, is
- * launched again. *seen: when the answer was there. */
-static int await_pong(rk__gpu *gpu, rk__gpu_class *c, int64_t deadline, int64_t *seen)
+ * launched again. */
+static int await_pong(rk__gpu *gpu, rk__gpu_class *c, int64_t deadline)
 {
     rk_seat *seat = &c->seats[0];
     int code = 0;
     while (load(&seat->pong) != c->ping && code == 0) {
-        *seen = rk__now();
         if (!c->running || ended(gpu, c)) {
             code = rk__grid_launch(gpu, 0);
         }
         if (rk__gpu_lost(gpu) != NULL) {
             code = rk__fail(RK_EDEVICE, "%s", rk__gpu_lost(gpu));
-        } else if (*seen > deadline) {
+        } else if (rk__now() > deadline) {
             code = silent(gpu);
         }
     }
@@ -562,14 +584,16 @@ static int exchange(rk__gpu *gpu, rk__gpu_class *c)
     rk_seat *seat = &c->seats[0];
     int code = 0;
     for (int i = 0; i < PINGS && code == 0; i++) {
-        int64_t sent = rk__now(), seen = sent;
+        int64_t sent = rk__now();
         store(&seat->ping, ++c->ping);
-        code = await_pong(gpu, c, deadline, &seen);
-        if (code == 0 && seen - sent < best) {
-            best = seen - sent;
-            set_clock(gpu, sent, seen, seat->clock);
+        code = await_pong(gpu, c, deadline);
+        int64_t took = rk__now() - sent;
+        if (code == 0 && took < best) {
+            best = took;
+            gpu->clock_target = sent + took / 2 - seat->clock;
         }
     }
+    write_clock(gpu, gpu->clock_target);
     return code;
 }
 
