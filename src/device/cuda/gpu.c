@@ -18,7 +18,6 @@
  */
 #include "device/cuda/gpu.h"
 
-#include <limits.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
