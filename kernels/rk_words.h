@@ -53,11 +53,6 @@ RK_FN void rk__store_u32(uint32_t *word, uint32_t value)
     asm volatile("st.release.sys.u32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
 }
 
-RK_FN void rk__store_u64(uint64_t *word, uint64_t value)
-{
-    asm volatile("st.release.sys.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
-}
-
 /* The same with nothing ordered by them; a store that nobody waits for. */
 RK_FN uint64_t rk__peek_u64(const uint64_t *word)
 {
@@ -141,11 +136,6 @@ RK_FN uint64_t rk__load_u64(const uint64_t *word)
 }
 
 RK_FN void rk__store_u32(uint32_t *word, uint32_t value)
-{
-    __atomic_store_n(word, value, __ATOMIC_RELEASE);
-}
-
-RK_FN void rk__store_u64(uint64_t *word, uint64_t value)
 {
     __atomic_store_n(word, value, __ATOMIC_RELEASE);
 }

@@ -213,6 +213,7 @@ static int start(rk__kernel_actor *k)
     __atomic_add_fetch(&k->runtime->threads, 1, __ATOMIC_RELAXED);
     int code = rk__gpu_ask(t->gpu, &request);
     if (code < 0) {
+        /* Release: as in let_go; pairs with the acquire of rk__runtime_close. */
         __atomic_sub_fetch(&k->runtime->threads, 1, __ATOMIC_RELEASE);
     }
     return code;
@@ -253,7 +254,7 @@ static void wake(rk__kernel_actor *k)
 {
     rk__tenant *t = k->device;
     if (t->gpu->mode == RK_MODE_PERSISTENT) {
-        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        __atomic_thread_fence(__ATOMIC_SEQ_CST); /* for rk__devices_stir, which loads `asleep` */
     } else {
         rk__gpu_stir(t->gpu);
     }

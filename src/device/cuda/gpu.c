@@ -41,8 +41,9 @@ enum {
 
 static const uint64_t MEBI = 1024 * 1024;
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
-static rk__gpu *registry; /* those that are open; under registry_lock, */
-static rk__gpu *spare;    /* as those that were */
+static const char unnamed[] = "the device is lost"; /* when there is no memory for a reason */
+static rk__gpu *registry;                           /* those that are open; under registry_lock, */
+static rk__gpu *spare;                              /* as those that were */
 
 /* ---- memory --------------------------------------------------------------------------------- */
 
@@ -88,7 +89,7 @@ void rk__gpu_give(rk__gpu *gpu, rk__tenant *t)
 
 void rk__gpu_stir(rk__gpu *gpu)
 {
-    __atomic_store_n(&gpu->wanted, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&gpu->wanted, 1, __ATOMIC_SEQ_CST); /* pairs with wanted, and drive's store */
     rk__park_notify(&gpu->park);
 }
 
@@ -109,8 +110,7 @@ void rk__gpu_lose(rk__gpu *gpu, const char *format, ...)
     bool first = gpu->lost == NULL;
     if (first) {
         /* Release: pairs with rk__gpu_lost. */
-        __atomic_store_n(&gpu->lost, reason != NULL ? reason : "the device is lost",
-                         __ATOMIC_RELEASE);
+        __atomic_store_n(&gpu->lost, reason != NULL ? reason : unnamed, __ATOMIC_RELEASE);
     }
     pthread_cond_broadcast(&gpu->answered);
     pthread_mutex_unlock(&gpu->lock);
@@ -295,7 +295,7 @@ static void *driver_main(void *arg)
         drive(gpu);
         while (!closing(gpu)) { /* lost: nothing more to do here, but the context waits for close */
             rk__gpu_refuse_all(gpu);
-            __atomic_store_n(&gpu->wanted, 0, __ATOMIC_SEQ_CST);
+            __atomic_store_n(&gpu->wanted, 0, __ATOMIC_SEQ_CST); /* as in drive */
             rk__park_wait(&gpu->park, wanted, gpu, rk__now() + TICK_FREE);
         }
     }
@@ -324,7 +324,9 @@ static void free_gpu(rk__gpu *gpu)
     rk__cuda_image_free(&gpu->image);
     free(gpu->residents);
     free(gpu->cache);
-    free((char *)gpu->lost);
+    if (gpu->lost != unnamed) {
+        free((char *)gpu->lost);
+    }
     pthread_mutex_destroy(&gpu->lock);
     pthread_cond_destroy(&gpu->answered);
     gpu->next = spare;

@@ -70,6 +70,7 @@ typedef struct culprit {
 static culprit note_culprit(const rk__kernel_actor *k, uint32_t block)
 {
     culprit c = {.pid = k->pid};
+    /* Pairs with the stores in loop_busy and loop_finish. */
     c.busy = (uint32_t)__atomic_load_n(&k->blocks[block].wire->activity, __ATOMIC_ACQUIRE);
     rk__kernel_busy_text(k, c.busy, c.what);
     return c;
