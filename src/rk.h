@@ -63,7 +63,10 @@ extern "C" {
     X(EIO, 21, "input/output error")                                                               \
     X(ELUA, 22, "Lua error")                                                                       \
     X(ESELF, 23, "would wait for itself")                                                          \
-    X(EUNSUPPORTED, 24, "not supported")
+    X(EUNSUPPORTED, 24, "not supported")                                                           \
+    X(EEXPIRED, 25, "expired")                                                                     \
+    X(EDEADLOCK, 26, "deadlock")                                                                   \
+    X(EREJECTED, 27, "rejected")
 
 enum rk_error {
     RK_OK = 0,
@@ -148,6 +151,12 @@ RK_API int rk_message_priority(const rk_message *m);
 RK_API void rk_message_set_priority(rk_message *m, int priority); /* 0..255 */
 RK_API void rk_message_id(rk_message *m, uint8_t id[16]);
 RK_API bool rk_message_correlation(const rk_message *m, uint8_t id[16]);
+/* Time to live: a message that its receiver has not taken `ttl` ns from now is not delivered any
+ * more: it is a dead letter with RK_EEXPIRED, and a call is answered so. Negative: for ever. Goes
+ * with this sending alone. */
+RK_API void rk_message_set_ttl(rk_message *m, int64_t ttl);
+/* The topic a message was published under; NULL: it was sent. borrows from m */
+RK_API const char *rk_message_topic(const rk_message *m);
 
 /* Fields by name; "inner.x" reaches into nested types. Values are checked against the field.
  * RK_ENOENT lists the fields, RK_ETYPE, RK_ERANGE. Strings and bytes (an `any` field: one whole
@@ -182,12 +191,14 @@ typedef struct rk_config {
     int64_t device_timeout; /* for it to answer a ping, to reach a message border, to load; 5 s */
     uint64_t pinned_memory; /* bytes for rings and messages, reserved once; default 64 MiB */
     uint64_t device_memory; /* bytes for states; 0: 256 MiB, or a quarter of what is free */
+    uint32_t dead_letters;  /* lost messages kept for rk_dead_letters; default 256 */
+    int64_t drain;          /* how long rk_close lets actors work off their mail; default 0 */
 } rk_config;
 
 #define RK_CONFIG_INIT                                                                             \
     {                                                                                              \
         sizeof(rk_config), NULL, NULL, NULL, NULL, NULL, 2000000000, 0, 5000000000,                \
-            (uint64_t)64 << 20, 0                                                                  \
+            (uint64_t)64 << 20, 0, 256, 0                                                          \
     }
 
 /* Opens a runtime; runs config->script with globals `rk` and `runtime`. borrows config; gives.
@@ -228,11 +239,12 @@ typedef struct rk_options {
     size_t stack;         /* bytes of thread stack; 0: 256 KiB */
     uint32_t block, grid; /* ring kernels: threads and blocks; 0: the definition's */
     uint32_t cpu_threads; /* ring kernels on cpu: threads of a block; 0: the definition's */
+    uint32_t dedup; /* refuses a message whose id is among the last so many it had; 0: never */
 } rk_options;
 
 #define RK_OPTIONS_INIT                                                                            \
     {                                                                                              \
-        sizeof(rk_options), NULL, -1, 0, RK_FULL_DEFAULT, 0, 0, 0, 0                               \
+        sizeof(rk_options), NULL, -1, 0, RK_FULL_DEFAULT, 0, 0, 0, 0, 0                            \
     }
 
 /* Body of a C actor; runs on the actor's own thread. Returns 0 or a negative code: the reason of
@@ -292,14 +304,54 @@ RK_API int rk_output(rk_runtime *rt, const char *name, rk_message **out, int64_t
 RK_API bool rk_should_terminate(void);
 RK_API int rk_sleep(int64_t duration); /* RK_ESTOP, RK_EINTR. blocks: yes */
 
-/* One `down` message {pid, reason} to the caller when `pid` ends, at once when it is dead already.
- * thread: any. blocks: no */
+/* One `down` message {pid, reason, traceback, normal} to the caller when `pid` ends, at once when it
+ * is dead already. `normal` is false when it failed, was killed, or its device was lost. Monitoring
+ * twice is as once. RK_ESELF, RK_ENOMEM. thread: any. blocks: no */
 RK_API int rk_monitor(rk_pid pid);
+/* No `down` of `pid` any more; one that is in the mailbox already stays. thread: any. blocks: no */
+RK_API int rk_demonitor(rk_pid pid);
+
+/* Links two actors: when one ends, and not normally, the other is killed with a reason that names it
+ * (with RK_NOBODY as the second: the caller). An actor that traps exits is not killed but gets an
+ * `exit` message, with the fields of `down`, and also for normal ends. Ports (the main script, threads
+ * of the embedder) always trap. Linking to an actor that is dead counts as an end that was not normal.
+ * Linking twice is as once. RK_ESELF: an actor cannot be linked to itself. RK_ENOMEM.
+ * thread: any. blocks: no */
+RK_API int rk_link(rk_pid pid, rk_pid other);
+RK_API int rk_unlink(rk_pid pid, rk_pid other);
+/* Whether the calling actor traps exits; *before (may be NULL) gets what it was. RK_EINVAL: a port
+ * cannot stop trapping. thread: any. blocks: no */
+RK_API int rk_trap_exit(bool on, bool *before);
+/* A short text that says what the calling actor is doing or is for; shown by rk_inspect. copies (up to
+ * RK_NAME_MAX - 1 bytes). thread: any. blocks: no */
+RK_API int rk_label(const char *text);
 
 /* Called on the thread that lost the message, for every drop and every message to the dead. The
  * hook borrows m and must not block. One hook per runtime; NULL removes it. thread: any */
 typedef void (*rk_dead_letter_fn)(void *arg, rk_message *m, rk_pid to, int code);
 RK_API void rk_on_dead_letter(rk_runtime *rt, rk_dead_letter_fn fn, void *arg);
+
+/* A message that was lost. The runtime keeps the last ones: as many as rk_config.dead_letters, with
+ * bodies of up to 16 MiB in all. */
+typedef struct rk_dead_letter {
+    uint64_t number; /* counts the letters of the runtime, from 1 */
+    rk_pid to, from;
+    char to_name[RK_NAME_MAX]; /* the name `to` had; "": none */
+    int code;                  /* why: RK_EDEAD, RK_EFULL, RK_EEXPIRED, RK_EREJECTED, RK_ETYPE... */
+    int64_t age;               /* ns since it was lost */
+    rk_message *message;       /* a handle to be released, or sent */
+} rk_dead_letter;
+/* Copies up to `capacity` letters, oldest first, and returns how many there are; gives their messages.
+ * RK_ENOMEM. thread: any. blocks: no */
+RK_API int rk_dead_letters(rk_runtime *rt, rk_dead_letter *letters, size_t capacity);
+/* Sends a letter once more, to `to` (RK_NOBODY: to whom it was sent, or to who has that name now), as a
+ * plain message of its first sender without a time to live; it is a letter no more. Does not wait for
+ * room. RK_ENOENT: no such letter (any more); as rk_send: then it stays. thread: any. blocks: no */
+RK_API int rk_dead_letter_replay(rk_runtime *rt, uint64_t number, rk_pid to);
+/* Forgets all letters. thread: any. blocks: no */
+RK_API void rk_dead_letters_clear(rk_runtime *rt);
+/* "dead", "full", "expired", "rejected" (the receiver does not take it), else "undeliverable". */
+RK_API const char *rk_dead_letter_reason(int code);
 
 /* ---- ring kernels ------------------------------------------------------------------------- */
 
@@ -413,7 +465,11 @@ RK_API size_t rk_actors(rk_runtime *rt, rk_pid *pids, size_t capacity);
 
 typedef struct rk_stats {
     uint64_t actors, spawned, terminated, failed;
-    uint64_t messages_sent, dropped, dead_letters, late_replies;
+    uint64_t messages_sent;
+    uint64_t dropped;           /* lost to full mailboxes */
+    uint64_t dead_letters;      /* lost for other reasons; of these: */
+    uint64_t expired, rejected; /* time to live; not taken by the receiver */
+    uint64_t late_replies;      /* answers that came after their caller had given up */
     uint64_t kernels_compiled, cache_hits;
 } rk_stats;
 RK_API int rk_runtime_stats(rk_runtime *rt, rk_stats *out);

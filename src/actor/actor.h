@@ -46,22 +46,30 @@ struct rk__actor {
     rk_runtime *runtime;          /* atomic pointer; NULL: a port */
     void *impl;                   /* atomic pointer: the class's own object; NULL while it ends */
     char name[RK_NAME_MAX];
-    int cpu;                   /* -1: not pinned */
-    uint32_t state;            /* atomic enum rk_state */
-    pthread_mutex_t lifecycle; /* one verb at a time; recursive; also held to free the slot */
-    uint32_t stop_requested;   /* atomic: somebody asked to stop */
-    uint32_t interrupted;      /* atomic: blocking calls return RK_EINTR/RK_ESTOP now */
-    uint32_t pause_requests;   /* atomic: how often it was deactivated */
-    uint32_t paused;           /* atomic: the request for which the owner rests at a border */
-    pthread_mutex_t lock;      /* watchers, output, exit reason */
-    struct rk__watch *watchers;
-    char *exit_reason;         /* of the last owner of this slot; kept until reuse */
-    struct rk__output *output; /* replies to runtime:send(name); NULL until first used */
+    int cpu;                    /* -1: not pinned */
+    uint32_t state;             /* atomic enum rk_state */
+    pthread_mutex_t lifecycle;  /* one verb at a time; recursive; also held to free the slot */
+    uint32_t stop_requested;    /* atomic: somebody asked to stop */
+    uint32_t interrupted;       /* atomic: blocking calls return RK_EINTR/RK_ESTOP now */
+    uint32_t pause_requests;    /* atomic: how often it was deactivated */
+    uint32_t paused;            /* atomic: the request for which the owner rests at a border */
+    pthread_mutex_t lock;       /* watchers, output, exit reason */
+    struct rk__watch *watchers; /* who monitors this actor, and who is linked with it */
+    char *exit_reason;          /* of the last owner of this slot; kept until reuse */
+    struct rk__output *output;  /* replies to runtime:send(name); NULL until first used */
+    char label[RK_NAME_MAX];    /* rk_label */
+    rk_pid parent;              /* the actor that launched it; RK_NOBODY: a port did */
+    uint32_t supervised;        /* atomic: its parent stops it, also when the runtime closes */
+    uint32_t trap_exit;         /* atomic; its owner writes */
+    rk_pid blocked_on;          /* atomic: see flow.c */
     /* Owner only. */
     uint64_t next_token;
     rk_message **outstanding; /* received calls not yet answered; each knows its place (sequence) */
     uint32_t outstanding_count, outstanding_room;
     char *stop_reason;
+    struct rk__seen *seen; /* ids of messages it had; NULL: repeated ones are not looked for */
+    /* System mail that is no stop request; true: taken. NULL: it is dropped. */
+    bool (*attend)(rk__actor *self, rk_message *m);
     /* Offered replies that the thread did not wait for itself; true: taken. NULL: they are late. */
     bool (*claim)(rk__actor *self, rk_message *m);
     bool stop_reported; /* receive returned RK_ESTOP for this request already */
@@ -127,9 +135,10 @@ int rk__actor_kill(rk_pid pid, const char *reason, int64_t timeout);
  * reason. */
 void rk__actor_fail(rk__actor *a, const char *reason);
 /* The end of an actor, by its owner: TERMINATED (or FAILED), name given up, mailbox closed and mail
- * dead-lettered, outstanding calls answered with RK_EDEAD and the reason, watchers told, the pid
- * made stale, the slot freed. Nothing of `a` may be touched afterwards. copies reason. */
-void rk__actor_exit(rk__actor *a, bool failed, const char *reason);
+ * dead-lettered, outstanding calls answered with RK_EDEAD and the reason, watchers and linked actors
+ * told, the pid made stale, the slot freed. Nothing of `a` may be touched afterwards. An actor that
+ * was killed did not end normally, whatever `end` says. copies */
+void rk__actor_exit(rk__actor *a, const rk__end *end);
 
 /* ---- send.c ---- */
 
@@ -183,9 +192,26 @@ void rk__port_close(rk__actor *a);
 
 /* ---- monitor.c ---- */
 int rk__watch(rk_pid target, rk_pid watcher);
-/* Tells everybody who watches; by the owner, at its end, once the pid is stale or the state FAILED:
- * a watcher that comes later is told at once by rk__watch. */
-void rk__tell_watchers(rk__actor *a, rk_pid pid, const char *reason);
+/* Tells everybody who watches or is linked; by the owner, at its end, once the pid is stale or the
+ * state FAILED: a watcher that comes later is told at once by rk__watch. */
+void rk__tell_watchers(rk__actor *a, rk_pid pid, const rk__end *end);
+/* Copies up to `capacity` of those who watch (links false) or are linked (true); how many there are.
+ * a->lock is held. any thread */
+size_t rk__watchers(const rk__actor *a, bool links, rk_pid *pids, size_t capacity);
+
+/* ---- flow.c: mail that is refused, waits that would never end ---- */
+
+/* Whether the owner may take m: 0, RK_EEXPIRED, or RK_EREJECTED (it had this message already). A
+ * message is asked about once, when it leaves its queue: the answer is remembered for repetitions.
+ * owner only (a ring kernel: under the pump lock) */
+int rk__admit(rk__actor *self, const rk_message *m);
+/* Ids of the last `count` messages are remembered from now on. RK_ENOMEM. By the launching thread */
+int rk__seen_open(rk__actor *a, uint32_t count);
+void rk__seen_free(rk__actor *a);
+/* Before the owner parks without taking mail until there is room at `to`: RK_EDEADLOCK with a sentence
+ * that names the circle when those it waits for wait for it; else 0, and rk__unblocked must follow. */
+int rk__blocked(rk__actor *self, rk_pid to);
+void rk__unblocked(rk__actor *self);
 
 /* ---- output.c: replies to runtime:send(name) ---- */
 void rk__output_put(rk__actor *a, rk_message *m); /* takes m; oldest dropped and counted */
@@ -203,8 +229,8 @@ typedef struct rk__host_body {
     const char *kind;
     bool handshake; /* activate returns when run has called rk__host_started, or has ended */
     /* Runs the actor; 0, or a negative code: it failed. *reason is the exit reason (malloc'ed;
-     * NULL: "normal", or the sentence of the last failure). RK_ESTOP counts as a normal end with
-     * the stop reason. On the actor's thread. */
+     * NULL: "normal", or the sentence of the last failure), with a traceback behind a line "stack
+     * traceback:" when there is one. RK_ESTOP counts as a normal end with the stop reason. On the actor's thread. */
     int (*run)(rk__actor *self, void *body, char **reason);
     /* Interrupts user code that will not return; run is still running. any thread. May be NULL. */
     void (*kill)(rk__actor *self, void *body);

@@ -66,6 +66,18 @@ static char *exit_reason(rk__actor *a, int code, char *reason)
     return reason;
 }
 
+/* Cuts a reason in two: the traceback Lua puts behind it is the second part. */
+static char *cut_traceback(char *reason)
+{
+    static const char mark[] = "\nstack traceback:\n";
+    char *at = reason != NULL ? strstr(reason, mark) : NULL;
+    if (at == NULL) {
+        return NULL;
+    }
+    *at = '\0';
+    return at + sizeof mark - 1;
+}
+
 static void *thread_main(void *arg)
 {
     struct rk__host *h = arg;
@@ -84,9 +96,12 @@ static void *thread_main(void *arg)
     h->running = false;
     pthread_mutex_unlock(&h->lock);
     h->ops->free(h->body);
-    bool failed = code < 0 && code != RK_ESTOP;
+    rk__end end = {.traceback = cut_traceback(reason),
+                   .reason = reason != NULL ? reason : "normal",
+                   .failed = code < 0 && code != RK_ESTOP,
+                   .normal = true};
     publish_start(h, -1, code < 0 ? code : RK_EHANDLER, reason); /* unless it had started */
-    rk__actor_exit(a, failed, reason != NULL ? reason : "normal");
+    rk__actor_exit(a, &end);
     unref(h); /* the slot's */
     free(reason);
     rk__self_set(NULL);
@@ -258,11 +273,11 @@ static void stop(rk__actor *a, const char *reason)
     }
     if (rk__actor_state(a) == RK_LAUNCHED) { /* it never ran: we are its owner */
         h->ops->free(h->body);
-        rk__actor_exit(a, false, reason);
+        rk__actor_exit(a, &(rk__end){.reason = reason, .normal = true});
         unref(h);
         return;
     }
-    rk_message *m = rk__message_down(pid, reason);
+    rk_message *m = rk__message_end(pid, &(rk__end){.reason = reason, .normal = true}, false);
     rk__actor_set_state(a, RK_TERMINATING);
     if (m != NULL) {
         m->flags |= RK__SYSTEM | RK__STOP;

@@ -65,6 +65,8 @@ int rk_runtime_stats(rk_runtime *rt, rk_stats *out)
     out->messages_sent = counter(&rt->messages_sent);
     out->dropped = counter(&rt->dropped);
     out->dead_letters = counter(&rt->dead_letters);
+    out->expired = counter(&rt->expired);
+    out->rejected = counter(&rt->rejected);
     out->late_replies = counter(&rt->late_replies);
     out->kernels_compiled = counter(&rt->kernels_compiled);
     out->cache_hits = counter(&rt->cache_hits);

@@ -195,6 +195,10 @@ static int check_options(const rk_options *options)
         return rk__fail(RK_ERANGE, "a mailbox of %u messages: at most %u", options->mailbox,
                         1u << 30);
     }
+    if (options->dedup > 1u << 20) {
+        return rk__fail(RK_ERANGE, "dedup: %u message ids to remember: at most %u", options->dedup,
+                        1u << 20);
+    }
     return 0;
 }
 
@@ -206,6 +210,9 @@ static int settle_options(rk__actor *a, rk_runtime *rt, const rk_options *option
         a->cpu = code < 0 ? -1 : options->cpu;
     } else {
         a->cpu = rk__cpu_seat(&rt->pin);
+    }
+    if (code == 0 && options->dedup != 0) {
+        code = rk__seen_open(a, options->dedup);
     }
     if (code == 0 && options->name != NULL) {
         pthread_mutex_lock(&a->lock);
@@ -234,6 +241,8 @@ int rk__actor_launch(rk__actor **out, rk_runtime *rt, const rk__actor_class *cla
         rk__runtime_actor_gone(rt);
         return code;
     }
+    rk__actor *self = rk__self_peek();
+    a->parent = self != NULL && self->runtime == rt ? rk__actor_pid(self) : RK_NOBODY;
     code = settle_options(a, rt, options);
     if (code < 0) {
         give_up(a);
@@ -280,21 +289,25 @@ static void set_reason(rk__actor *a, const char *reason)
 
 void rk__actor_fail(rk__actor *a, const char *reason)
 {
+    rk__end end = {.reason = reason, .failed = true};
     set_reason(a, reason);
     rk__actor_set_state(a, RK_FAILED);
     __atomic_add_fetch(&a->runtime->failed, 1, __ATOMIC_RELAXED);
     refuse_mail(a);
-    rk__tell_watchers(a, rk__actor_pid(a), reason);
+    rk__tell_watchers(a, rk__actor_pid(a), &end);
 }
 
-void rk__actor_exit(rk__actor *a, bool failed, const char *reason)
+void rk__actor_exit(rk__actor *a, const rk__end *given)
 {
     rk_runtime *rt = a->runtime;
     rk_pid pid = rk__actor_pid(a);
+    rk__end end = *given;
     bool was_failed = rk__actor_state(a) == RK_FAILED;
+    /* Pairs with the store in rk__actor_kill, which asks for the end that this is. */
+    end.normal = end.normal && !end.failed && !__atomic_load_n(&a->interrupted, __ATOMIC_SEQ_CST);
     if (!was_failed) {
-        set_reason(a, reason);
-        rk__actor_set_state(a, failed ? RK_FAILED : RK_TERMINATING);
+        set_reason(a, end.reason);
+        rk__actor_set_state(a, end.failed ? RK_FAILED : RK_TERMINATING);
         refuse_mail(a);
     }
     pthread_mutex_lock(&a->lock); /* rk_inspect looks at impl under it */
@@ -305,8 +318,8 @@ void rk__actor_exit(rk__actor *a, bool failed, const char *reason)
     rk__actor_retire(a);
     rk__runtime_changed(rt); /* a verb may wait for this with the lock that release takes */
     if (!was_failed) {
-        rk__tell_watchers(a, pid, reason);
-        __atomic_add_fetch(failed ? &rt->failed : &rt->terminated, 1, __ATOMIC_RELAXED);
+        rk__tell_watchers(a, pid, &end);
+        __atomic_add_fetch(end.failed ? &rt->failed : &rt->terminated, 1, __ATOMIC_RELAXED);
     }
     if (a->cpu >= 0) {
         rk__cpu_leave(a->cpu);
@@ -318,13 +331,14 @@ void rk__actor_exit(rk__actor *a, bool failed, const char *reason)
 
 void rk__port_close(rk__actor *a)
 {
-    set_reason(a, "its thread ended");
+    rk__end end = {.reason = "its thread ended", .normal = true};
+    set_reason(a, end.reason);
     rk__actor_set_state(a, RK_TERMINATING);
     refuse_mail(a);
     rk_pid pid = rk__actor_pid(a);
     rk__actor_set_state(a, RK_TERMINATED);
     rk__actor_retire(a);
-    rk__tell_watchers(a, pid, "its thread ended");
+    rk__tell_watchers(a, pid, &end);
     rk__actor_release(a);
 }
 

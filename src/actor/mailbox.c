@@ -205,7 +205,7 @@ static rk__push push_pending(rk__mailbox *mb, enum rk__band band, rk_message *m,
         if (band != RK__NORMAL) {
             __atomic_fetch_add(&mb->urgent_issued[band], 1, __ATOMIC_RELAXED);
         }
-        old->flags &= (uint16_t)~RK__CREDITED;
+        old->flags &= ~RK__CREDITED;
         *dropped = old;
     }
     if (result == RK__PUSHED) {
@@ -221,7 +221,7 @@ static rk__push push_pending(rk__mailbox *mb, enum rk__band band, rk_message *m,
 rk__push rk__mailbox_push(rk__mailbox *mb, rk_message *m, rk_message **dropped)
 {
     *dropped = NULL;
-    m->flags &= (uint16_t)~RK__CREDITED;
+    m->flags &= ~RK__CREDITED;
     if (m->flags & (RK__REPLY | RK__SYSTEM)) {
         return push_stack(mb, m->flags & RK__REPLY ? RK__REPLIES : RK__SYSTEM_BAND, m);
     }
@@ -369,7 +369,7 @@ void rk__mailbox_credit(rk__mailbox *mb, rk_message *m)
     if (!(m->flags & RK__CREDITED)) {
         return;
     }
-    m->flags &= (uint16_t)~RK__CREDITED;
+    m->flags &= ~RK__CREDITED;
     enum rk__band band = rk__band_of(m->priority);
     if (band != RK__NORMAL) {
         __atomic_store_n(&mb->urgent_returned[band], mb->urgent_returned[band] + 1,
@@ -513,7 +513,7 @@ static void drain_stacks(rk__mailbox *mb, rk__queue *out)
             entry = entry->next;
             if (m->flags & RK__CREDITED) {
                 /* Nobody consumes any more: the credit is taken back where it was issued. */
-                m->flags &= (uint16_t)~RK__CREDITED;
+                m->flags &= ~RK__CREDITED;
                 enum rk__band of = rk__band_of(m->priority);
                 if (of != RK__NORMAL) {
                     __atomic_fetch_sub(&mb->urgent_issued[of], 1, __ATOMIC_RELAXED);

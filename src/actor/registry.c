@@ -84,7 +84,11 @@ static void reset(rk__actor *a, rk_runtime *rt, const rk__actor_class *class, vo
     __atomic_store_n(&a->class, class, __ATOMIC_RELEASE);
     __atomic_store_n(&a->runtime, rt, __ATOMIC_RELEASE);
     __atomic_store_n(&a->impl, impl, __ATOMIC_RELEASE);
-    a->name[0] = '\0';
+    a->name[0] = a->label[0] = '\0';
+    a->parent = RK_NOBODY;
+    a->supervised = a->trap_exit = 0;
+    a->blocked_on = RK_NOBODY;
+    a->attend = NULL;
     a->cpu = -1;
     a->stop_requested = a->interrupted = 0;
     a->pause_requests = a->paused = 0;
@@ -134,6 +138,7 @@ void rk__actor_release(rk__actor *a)
     a->outstanding = NULL;
     a->outstanding_count = a->outstanding_room = 0;
     rk__output_free(a);
+    rk__seen_free(a);
     /* A verb that found the actor before its pid went stale must not meet the slot's next owner. */
     pthread_mutex_lock(&a->lifecycle);
     rk__actor_set_state(a, RK_TERMINATED); /* whatever a late verb has made of it */

@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include "actor/host.h"
+#include "actor/letters.h"
+#include "actor/warden.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -86,7 +88,8 @@ static int fill(rk_runtime *rt, const rk_config *config)
     rt->device_memory = config->device_memory;
     rt->stop_timeout = config->stop_timeout >= 0 ? config->stop_timeout : RK__FOREVER;
     rt->kill_signal = config->kill_signal != 0 ? config->kill_signal : SIGRTMIN + 3;
-    return 0;
+    rt->drain = config->drain >= 0 ? config->drain : RK__FOREVER;
+    return rk__letters_open(rt, config->dead_letters);
 }
 
 /* The object is kept for the next runtime and never unmapped: slots and late messages of its actors
@@ -94,6 +97,7 @@ static int fill(rk_runtime *rt, const rk_config *config)
 static void dispose(rk_runtime *rt)
 {
     rk_on_dead_letter(rt, NULL, NULL);
+    rk__letters_close(rt);
     rk__names_free(rt);
     free(rt->device);
     free(rt->mode);
@@ -112,7 +116,7 @@ static void reset(rk_runtime *rt)
     rt->script_close = rt->devices_close = NULL;
     rt->finished = NULL;
     rt->spawned = rt->terminated = rt->failed = rt->messages_sent = 0;
-    rt->dropped = rt->dead_letters = rt->late_replies = 0;
+    rt->dropped = rt->dead_letters = rt->late_replies = rt->expired = rt->rejected = 0;
     rt->kernels_compiled = rt->cache_hits = 0;
 }
 
@@ -133,6 +137,8 @@ static rk_runtime *object_new(void)
         pthread_mutex_init(&rt->lock, NULL);
         pthread_rwlock_init(&rt->hook_lock, NULL);
         rk__park_init(&rt->changed);
+        rk__warden_init(&rt->warden);
+        pthread_mutex_init(&rt->letters.lock, NULL);
     }
     return rt;
 }
@@ -236,6 +242,7 @@ int rk__runtime_close(rk_runtime *rt)
     __atomic_store_n(&rt->closing, 1, __ATOMIC_SEQ_CST);
     stop_all(rt);
     bool clean = rk__runtime_wait(rt, all_gone, rt, rk__deadline(KILL_GRACE));
+    rk__warden_stop(&rt->warden);
     if (rt->script_close != NULL) {
         rt->script_close(rt);
     }

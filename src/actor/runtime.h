@@ -6,12 +6,31 @@
 #include "actor/actor.h"
 #include "base/topology.h"
 
+struct rk__sentence; /* warden.c */
+
+typedef struct rk__warden {
+    pthread_mutex_t lock; /* all below */
+    pthread_cond_t changed;
+    pthread_t thread;
+    bool running, stopping;
+    struct rk__sentence *first, *last;
+} rk__warden;
+
+/* The last messages that were lost: a ring, oldest first. letters.c */
+typedef struct rk__letters {
+    pthread_mutex_t lock; /* all below */
+    struct rk__letter *ring;
+    uint32_t capacity, first, count; /* capacity 0: none are kept */
+    size_t bytes;                    /* of their bodies */
+    uint64_t numbered;               /* letters so far */
+} rk__letters;
+
 struct rk_runtime {
     char *device, *mode, *cache; /* options as given */
     int64_t device_timeout;
     uint64_t pinned_memory, device_memory; /* bytes; device_memory 0: the device decides */
     rk__pin pin;
-    int64_t stop_timeout;
+    int64_t stop_timeout, drain;
     int kill_signal;
     rk_runtime *older;    /* list of open runtimes, newest first */
     uint32_t closing;     /* atomic */
@@ -26,9 +45,13 @@ struct rk_runtime {
     uint32_t live;             /* atomic: actors that are not ports */
     uint32_t threads;          /* atomic: host threads not yet joined */
 
+    rk__warden warden;
+
     rk_dead_letter_fn dead_letter; /* under hook_lock */
     void *dead_letter_arg;
     pthread_rwlock_t hook_lock;
+
+    rk__letters letters;
 
     /* Upper layers hang their part here; closed in this order by rk__runtime_close. */
     void *script;
@@ -38,6 +61,7 @@ struct rk_runtime {
 
     /* Counters: relaxed atomics. */
     uint64_t spawned, terminated, failed, messages_sent, dropped, dead_letters, late_replies;
+    uint64_t expired, rejected; /* of dead_letters */
     uint64_t kernels_compiled, cache_hits;
 };
 

@@ -5,7 +5,7 @@
  * answered, or buried: counted, shown to the dead-letter hook, and, when it was a call, answered
  * with the code.
  */
-#include "actor/runtime.h"
+#include "actor/letters.h"
 
 #include <stdlib.h>
 #include "base/clock.h"
@@ -127,7 +127,11 @@ static int wait_for_room(rk__actor *self, rk__actor *a, rk_pid to, int64_t deadl
         rk__delivery_free(ticket);
         return 0;
     }
-    int code = rk__await(self, token, &reply, deadline);
+    int code = rk__blocked(self, to);
+    if (code == 0) {
+        code = rk__await(self, token, &reply, deadline);
+        rk__unblocked(self);
+    }
     if (code == 0) {
         rk__delivery_free(reply);
         return 0;
@@ -225,7 +229,7 @@ static void remove_outstanding(rk__actor *self, rk_message *m)
     rk_assert(self->outstanding[m->sequence] == m);
     self->outstanding[m->sequence] = last;
     last->sequence = m->sequence;
-    m->flags &= (uint16_t)~RK__OUTSTANDING;
+    m->flags &= ~RK__OUTSTANDING;
 }
 
 void rk__received(rk__actor *self, rk_message *m)
@@ -314,36 +318,46 @@ static const char *burial_text(rk_pid to, int code)
     } else if (code == RK_EFULL) {
         rk__fail(code, "the mailbox of %s was full and dropped the message",
                  rk_pid_format(to, text));
-    }
+    } /* the others have their sentence set by who refuses */
     return rk_errdetail();
+}
+
+/* Counts and shows a message of an actor that nobody will take. takes m */
+static void lose(rk_runtime *rt, rk_pid to, rk_message *m, int code)
+{
+    __atomic_add_fetch(code == RK_EFULL ? &rt->dropped : &rt->dead_letters, 1, __ATOMIC_RELAXED);
+    if (code == RK_EEXPIRED) {
+        __atomic_add_fetch(&rt->expired, 1, __ATOMIC_RELAXED);
+    }
+    if (code == RK_EREJECTED) {
+        __atomic_add_fetch(&rt->rejected, 1, __ATOMIC_RELAXED);
+    }
+    show_hook(rt, m, to, code);
+    rk__letters_keep(rt, to, m, code);
+}
+
+static void answer_buried(rk_pid to, const rk_message *m, int code)
+{
+    rk_message *error = rk__message_error(code, burial_text(to, code));
+    if (error != NULL) {
+        error->token = m->token;
+        error->flags |= RK__REPLY;
+        error->from = to;
+        rk__post_or_bury(m->from, error);
+    }
 }
 
 void rk__bury(rk_pid to, rk_message *m, int code)
 {
-    rk_runtime *rt = rk__runtime_of(to);
-    if (m->flags & RK__TICKET) {
-        rk__delivery_free(m);
-        return;
-    }
-    if (m->flags & RK__SYSTEM) {
-        rk__delivery_free(m); /* the runtime's own: nobody sent it */
-        return;
+    rk_runtime *rt = m->flags & RK__TICKET ? NULL : rk__runtime_of(to);
+    if (m->flags & RK__CALL && !(m->flags & RK__ANSWERED)) {
+        answer_buried(to, m, code);
     }
     if (rt != NULL && m->flags & RK__REPLY) {
         __atomic_add_fetch(&rt->late_replies, 1, __ATOMIC_RELAXED);
-    } else if (rt != NULL) {
-        __atomic_add_fetch(code == RK_EFULL ? &rt->dropped : &rt->dead_letters, 1,
-                           __ATOMIC_RELAXED);
-        show_hook(rt, m, to, code);
-    }
-    if (m->flags & RK__CALL && !(m->flags & RK__ANSWERED)) {
-        rk_message *error = rk__message_error(code, burial_text(to, code));
-        if (error != NULL) {
-            error->token = m->token;
-            error->flags |= RK__REPLY;
-            error->from = to;
-            rk__post_or_bury(m->from, error);
-        }
+    } else if (rt != NULL && !(m->flags & RK__SYSTEM)) { /* the runtime's own: nobody sent it */
+        lose(rt, to, m, code);
+        return;
     }
     rk__delivery_free(m);
 }
@@ -384,8 +398,12 @@ static int own(rk_message *m)
         return rk__fail(RK_EINVAL, "this request waits for its answer: send what rk_message_share "
                                    "makes of it");
     }
+    if (m->flags & RK__TOPIC) {
+        rk__topic_release(m->topic);
+    }
     m->flags &= RK__EMBEDDED;
     m->token = 0;
+    m->deadline = 0;
     m->correlation = (rk__id){0};
     return 0;
 }
@@ -488,7 +506,7 @@ int rk_send_named(rk_runtime *rt, const char *name, rk_message *m, int64_t timeo
     m->flags |= RK__OUTPUT;
     code = rk_send(pid, m, timeout);
     if (code < 0) {
-        m->flags &= (uint16_t)~RK__OUTPUT;
+        m->flags &= ~RK__OUTPUT;
     }
     return code;
 }

@@ -219,21 +219,31 @@ static void note_stop(rk__actor *self, rk_message *m)
     rk__delivery_free(m);
 }
 
-static bool is_stop(const rk_message *m, void *arg)
+/* Business of the runtime, which no receiver sees. */
+static bool is_system(const rk_message *m, void *arg)
 {
     (void)arg;
-    return (m->flags & RK__STOP) != 0;
+    return (m->flags & RK__SYSTEM) != 0;
 }
 
-/* Stop requests overtake all mail, whatever a receiver waits for. */
-static void take_stops(rk__actor *self)
+static void attend(rk__actor *self, rk_message *m)
+{
+    if (m->flags & RK__STOP) {
+        note_stop(self, m);
+    } else if (self->attend == NULL || !self->attend(self, m)) {
+        rk__bury(rk__actor_pid(self), m, RK_EUNSUPPORTED);
+    }
+}
+
+/* System mail overtakes all other, whatever a receiver waits for. */
+static void take_system(rk__actor *self)
 {
     rk_message *m;
-    while ((m = rk__mailbox_find_system(&self->mailbox, is_stop, NULL)) != NULL) {
+    while ((m = rk__mailbox_find_system(&self->mailbox, is_system, NULL)) != NULL) {
         if (m->to_generation == self->generation) {
-            note_stop(self, m);
+            attend(self, m);
         } else {
-            rk__delivery_free(m);
+            rk__bury(rk__pid(self->index, m->to_generation), m, RK_EDEAD);
         }
     }
 }
@@ -248,7 +258,8 @@ struct choosing {
 static bool choose(const rk_message *m, void *arg)
 {
     struct choosing *c = arg;
-    return m->flags & RK__STOP || m->to_generation != c->self->generation || c->accept(m, c->arg);
+    return m->flags & RK__SYSTEM || m->to_generation != c->self->generation ||
+           (m->deadline != 0 && m->deadline <= rk__now()) || c->accept(m, c->arg);
 }
 
 rk_message *rk__next_mail(rk__actor *self, bool (*accept)(const rk_message *, void *), void *arg,
@@ -256,16 +267,21 @@ rk_message *rk__next_mail(rk__actor *self, bool (*accept)(const rk_message *, vo
 {
     struct choosing c = {self, accept, arg};
     rk_message *m;
-    take_stops(self);
+    take_system(self);
     while ((m = rk__mailbox_find(&self->mailbox, accept != NULL ? choose : NULL, &c, seen)) !=
            NULL) {
         if (m->to_generation != self->generation) {
             rk__mailbox_credit(&self->mailbox, m);
             rk__bury(rk__pid(self->index, m->to_generation), m, RK_EDEAD);
-        } else if (m->flags & RK__STOP) {
-            note_stop(self, m); /* it came after take_stops */
+        } else if (m->flags & RK__SYSTEM) {
+            attend(self, m); /* it came after take_system */
         } else {
-            return m;
+            int code = rk__admit(self, m);
+            if (code == 0) {
+                return m;
+            }
+            rk__mailbox_credit(&self->mailbox, m);
+            rk__bury(rk__actor_pid(self), m, code);
         }
     }
     return NULL;
@@ -307,7 +323,7 @@ int rk_receive_if(rk_message **out, bool (*accept)(const rk_message *m, void *ar
     for (;;) {
         rk__border(self);
         drop_late_replies(self);
-        take_stops(self);
+        take_system(self);
         if (stop_pending(self)) {
             return rk__fail(RK_ESTOP, "stop: %s", self->stop_reason ? self->stop_reason : "");
         }
@@ -335,7 +351,7 @@ bool rk_should_terminate(void)
     if (self == NULL) {
         return true;
     }
-    take_stops(self);
+    take_system(self);
     return __atomic_load_n(&self->stop_requested, __ATOMIC_ACQUIRE) != 0;
 }
 
@@ -347,7 +363,7 @@ int rk_sleep(int64_t duration)
         return rk__self_error();
     }
     for (;;) {
-        take_stops(self);
+        take_system(self);
         if (stop_pending(self)) {
             return rk__fail(RK_ESTOP, "stop: %s", self->stop_reason ? self->stop_reason : "");
         }

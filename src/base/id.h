@@ -19,6 +19,10 @@ static inline bool rk__id_is_set(rk__id id)
 {
     return (id.high | id.low) != 0;
 }
+static inline bool rk__id_equal(rk__id a, rk__id b)
+{
+    return a.high == b.high && a.low == b.low;
+}
 void rk__id_bytes(rk__id id, uint8_t bytes[16]);
 rk__id rk__id_from_bytes(const uint8_t bytes[16]);
 const char *rk__id_format(rk__id id, char text[RK__ID_TEXT]);

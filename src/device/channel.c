@@ -212,10 +212,10 @@ static bool offer(rk__channel *c, rk_message *m)
     rk__kernel_actor *k = c->kernel;
     uint32_t type = type_index(k->kernel, m->body->type);
     if (type == k->kernel->accepts || m->to_generation != rk__pid_generation(k->pid) ||
-        has_mail(c) || !has_room(c)) {
+        m->deadline != 0 || k->actor->seen != NULL || has_mail(c) || !has_room(c)) {
         return false;
     }
-    m->flags &= (uint16_t)~RK__CREDITED;
+    m->flags &= ~RK__CREDITED;
     m->flags |= RK__RECEIVED;
     hand_over(c, m, type);
     k->backend->wake(k);

@@ -195,7 +195,7 @@ static void finish(rk__kernel_actor *k, bool failed, const char *reason)
     if (!is_stuck(k)) {
         rk__kernel_dismantle(k);
     }
-    rk__actor_exit(a, failed, reason);
+    rk__actor_exit(a, &(rk__end){.reason = reason, .failed = failed, .normal = !failed});
 }
 
 /* After a failure: FAILED until somebody terminates it; that may have been asked for already. */
@@ -523,7 +523,7 @@ static void kill_kernel(rk__actor *a)
     if (rk__actor_state(a) == RK_FAILED) { /* by a block that could say so */
         rk__actor_fail(a, reason);
     }
-    rk__actor_exit(a, true, reason);
+    rk__actor_exit(a, &(rk__end){.reason = reason, .failed = true});
     if (!is_stuck(k)) {
         rk__kernel_dismantle(k); /* it has left meanwhile */
     }

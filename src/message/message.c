@@ -16,7 +16,9 @@
  *                  those two stores; rk__id_new is called before, so nothing slow is in between.
  */
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/sanitizer.h"
 #include "memory/pool.h"
@@ -41,6 +43,14 @@ rk__body *rk__body_new(const rk_type *type, uint32_t size)
     return body;
 }
 
+static void drop_parcel(rk__body *body)
+{
+    rk__parcel *parcel = (rk__parcel *)body->payload;
+    if (parcel->data) {
+        parcel->free(parcel->data);
+    }
+}
+
 void rk__body_retain(rk__body *body)
 {
     __atomic_fetch_add(&body->refs, 1, __ATOMIC_RELAXED);
@@ -53,6 +63,9 @@ void rk__body_release(rk__body *body)
      * needed. */
     if (__atomic_load_n(&body->refs, __ATOMIC_ACQUIRE) == 1 ||
         __atomic_sub_fetch(&body->refs, 1, __ATOMIC_ACQ_REL) == 0) {
+        if (body->parcel) {
+            drop_parcel(body);
+        }
         rk__pool_free(body, sizeof *body + (size_t)body->capacity);
     }
 }
@@ -128,6 +141,9 @@ void rk__delivery_free(rk_message *m)
         return;
     }
     rk__body *body = m->body;
+    if (m->flags & RK__TOPIC) {
+        rk__topic_release(m->topic);
+    }
     if (m->flags & RK__EMBEDDED) {
         /* Pairs with the acquire exchange in take_embedded. */
         __atomic_store_n(&body->embedded_used, 0, __ATOMIC_RELEASE);
@@ -232,6 +248,17 @@ void rk_message_set_priority(rk_message *m, int priority)
     m->priority = (uint8_t)priority;
 }
 
+void rk_message_set_ttl(rk_message *m, int64_t ttl)
+{
+    int64_t deadline = rk__deadline(ttl);
+    m->deadline = deadline == RK__FOREVER ? 0 : deadline;
+}
+
+const char *rk_message_topic(const rk_message *m)
+{
+    return m->flags & RK__TOPIC ? m->topic->name : NULL;
+}
+
 void rk_message_id(rk_message *m, uint8_t id[16])
 {
     rk__id_bytes(rk__body_id(m->body), id);
@@ -280,31 +307,79 @@ static int set_scalar(rk_message *m, const char *name, uint64_t bits)
                               : rk__field_set_int(m->body->payload, f, 0, (int64_t)bits);
 }
 
-static rk_message *runtime_message(const rk_type *type, const char *number_field, uint64_t bits,
-                                   const char *text_field, const char *text)
+rk_message *rk__message_error(int code, const char *text)
 {
+    const rk_type *type = rk__type_error();
     rk_message *m = NULL;
     if (!type || rk_message_new(&m, type) < 0) {
         return NULL;
     }
-    if (set_scalar(m, number_field, bits) < 0 || set_text(m, text_field, text ? text : "") < 0) {
+    m->flags |= RK__ERROR;
+    if (set_scalar(m, "code", (uint64_t)(int64_t)code) < 0 ||
+        set_text(m, "text", text ? text : "") < 0) {
         rk__delivery_free(m);
         return NULL;
     }
     return m;
 }
 
-rk_message *rk__message_error(int code, const char *text)
+rk_message *rk__message_end(rk_pid pid, const rk__end *end, bool as_exit)
 {
-    rk_message *m =
-        runtime_message(rk__type_error(), "code", (uint64_t)(int64_t)code, "text", text);
-    if (m) {
-        m->flags |= RK__ERROR;
+    const rk_type *type = as_exit ? rk__type_exit() : rk__type_down();
+    rk_message *m = NULL;
+    if (!type || rk_message_new(&m, type) < 0) {
+        return NULL;
+    }
+    if (set_scalar(m, "pid", pid) < 0 || set_scalar(m, "normal", end->normal) < 0 ||
+        set_text(m, "reason", end->reason ? end->reason : "") < 0 ||
+        set_text(m, "traceback", end->traceback ? end->traceback : "") < 0) {
+        rk__delivery_free(m);
+        return NULL;
     }
     return m;
 }
 
-rk_message *rk__message_down(rk_pid pid, const char *reason)
+/* ---- what is not data ---- */
+
+rk_message *rk__message_parcel(void *data, void (*free_data)(void *data))
 {
-    return runtime_message(rk__type_down(), "pid", pid, "reason", reason);
+    rk__body *body = rk__body_new(NULL, sizeof(rk__parcel));
+    rk_message *m = NULL;
+    if (deliver(&m, body) < 0) {
+        return NULL;
+    }
+    *(rk__parcel *)body->payload = (rk__parcel){data, free_data};
+    body->parcel = 1;
+    m->flags |= RK__PARCEL;
+    return m;
+}
+
+void *rk__parcel_take(rk_message *m)
+{
+    if (!m->body->parcel) {
+        return NULL;
+    }
+    rk__parcel *parcel = (rk__parcel *)m->body->payload;
+    void *data = parcel->data;
+    parcel->data = NULL;
+    return data;
+}
+
+rk__topic *rk__topic_new(const char *name)
+{
+    size_t size = strlen(name) + 1;
+    rk__topic *topic = malloc(sizeof *topic + size);
+    if (topic) {
+        topic->refs = 1;
+        memcpy(topic->name, name, size);
+    }
+    return topic;
+}
+
+void rk__topic_release(rk__topic *topic)
+{
+    /* Pairs with the other releases: the last one frees what all have finished with. */
+    if (topic && __atomic_sub_fetch(&topic->refs, 1, __ATOMIC_ACQ_REL) == 0) {
+        free(topic);
+    }
 }

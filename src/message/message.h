@@ -31,7 +31,9 @@ enum rk__delivery_flag {
     RK__STOP = 1024,        /* system: please stop; body is `down` with the reason */
     RK__OUTSTANDING = 2048, /* on its receiver's list of unanswered calls */
     RK__TICKET = 4096,      /* a place in the line for a full mailbox; never shown to anybody */
-    RK__UNBOUNDED = 8192    /* an answer to a plain send: ordinary mail that takes no credit */
+    RK__UNBOUNDED = 8192,   /* an answer to a plain send: ordinary mail that takes no credit */
+    RK__TOPIC = 16384,      /* published: `topic` is valid */
+    RK__PARCEL = 32768      /* the body is a rk__parcel */
 };
 
 /*
@@ -42,15 +44,39 @@ struct rk_message {
     ck_stack_entry_t link; /* intake stack, then next in a queue */
     struct rk__body *body;
     rk_pid from;
-    uint64_t token;         /* of a call or its reply; 0: none */
+    union {
+        uint64_t token;          /* of a call or its reply; 0: none */
+        struct rk__topic *topic; /* with RK__TOPIC; nobody calls a topic */
+    };
     uint32_t to_generation; /* of the receiver the sender meant: a reused slot is someone else */
     uint32_t sequence;      /* arrival number in its mailbox; then place among unanswered calls */
-    uint16_t flags;
+    uint32_t flags;
     uint8_t priority;
-    uint8_t spare[5];
+    uint8_t spare[3];
     int64_t sent;       /* rk__now; valid with RK__STAMPED */
+    int64_t deadline;   /* rk__now; it expires then; 0: never */
     rk__id correlation; /* zero: none */
 };
+
+/* A name that deliveries share. Made by a publisher, freed with the last delivery on it. */
+typedef struct rk__topic {
+    uint32_t refs; /* atomic */
+    char name[];
+} rk__topic;
+
+/* An object of this process as a message: freed with the body, unless the taker sets data to NULL. */
+typedef struct rk__parcel {
+    void *data;
+    void (*free)(void *data);
+} rk__parcel;
+
+/* How an actor ended. */
+typedef struct rk__end {
+    const char *reason;    /* borrowed */
+    const char *traceback; /* borrowed; NULL: none */
+    bool failed;           /* its body or handler failed, or its device was lost */
+    bool normal;           /* not failed, and nobody killed it */
+} rk__end;
 
 typedef struct rk__body {
     uint32_t refs;       /* atomic: deliveries and handles on this body */
@@ -61,7 +87,7 @@ typedef struct rk__body {
     uint32_t capacity;      /* payload bytes allocated */
     uint32_t embedded_used; /* atomic: the delivery inside is taken */
     uint32_t id_state;      /* atomic: of `id`: 0 none, 1 being written, 2 there */
-    uint8_t pad[12];
+    uint32_t parcel;        /* the payload is a rk__parcel */
     uint8_t payload[];
 } rk__body;
 
@@ -90,7 +116,15 @@ void rk__delivery_free(rk_message *m);
 
 /* An `error` message with this code and text (cut at the field's size). NULL: out of memory. */
 rk_message *rk__message_error(int code, const char *text);
-rk_message *rk__message_down(rk_pid pid, const char *reason);
+/* A `down`, or an `exit` (as_exit), message; the texts are cut at their fields' sizes. */
+rk_message *rk__message_end(rk_pid pid, const rk__end *end, bool as_exit);
+/* A delivery that carries an object; takes data on success. NULL: out of memory. */
+rk_message *rk__message_parcel(void *data, void (*free_data)(void *data));
+/* What it carries; NULL: it is no parcel, or it has been taken. Taking it makes it the caller's. */
+void *rk__parcel_take(rk_message *m);
+/* A topic with one reference. RK_ENOMEM: NULL. */
+rk__topic *rk__topic_new(const char *name);
+void rk__topic_release(rk__topic *topic);
 
 /* field.c: reads and writes by path are in rk.h (rk_set_int ...). These work on a struct in memory
  * and a field, and are what Lua uses. `base` is the struct that holds the field. */

@@ -77,12 +77,12 @@ struct node {
     const rk_type *type;
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of definitions */
-static struct node *buckets[BUCKETS];                    /* atomic heads */
-static struct node *first;                               /* atomic */
-static struct node **last = &first;                      /* under lock */
-static uint32_t defined;                                 /* under lock */
-static const rk_type *type_down, *type_error;            /* atomic */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* of definitions */
+static struct node *buckets[BUCKETS];                     /* atomic heads */
+static struct node *first;                                /* atomic */
+static struct node **last = &first;                       /* under lock */
+static uint32_t defined;                                  /* under lock */
+static const rk_type *type_down, *type_exit, *type_error; /* atomic */
 
 static struct node **bucket_of(const char *name, size_t size)
 {
@@ -170,16 +170,23 @@ static int define_builtins(void)
     if (__atomic_load_n(&type_error, __ATOMIC_ACQUIRE)) {
         return 0;
     }
-    static const rk_field down[] = {{"pid", "pid"}, {"reason", "string[512]"}};
+    static const rk_field end[] = {{"pid", "pid"},
+                                   {"reason", "string[512]"},
+                                   {"traceback", "string[2048]"},
+                                   {"normal", "bool"}};
     static const rk_field error[] = {{"code", "i32"}, {"text", "string[4096]"}};
     const rk_type *type;
-    int rc = define(&type, "down", down, 2);
+    int rc = define(&type, "down", end, 4);
     if (rc == 0) {
         __atomic_store_n(&type_down, type, __ATOMIC_RELAXED);
+        rc = define(&type, "exit", end, 4);
+    }
+    if (rc == 0) {
+        __atomic_store_n(&type_exit, type, __ATOMIC_RELAXED);
         rc = define(&type, "error", error, 2);
     }
     if (rc == 0) {
-        /* Pairs with the acquire load above, and publishes type_down with it. */
+        /* Pairs with the acquire load above, and publishes the other two with it. */
         __atomic_store_n(&type_error, type, __ATOMIC_RELEASE);
     }
     return rc;
@@ -188,6 +195,11 @@ static int define_builtins(void)
 const rk_type *rk__type_down(void)
 {
     return define_builtins() < 0 ? NULL : __atomic_load_n(&type_down, __ATOMIC_RELAXED);
+}
+
+const rk_type *rk__type_exit(void)
+{
+    return define_builtins() < 0 ? NULL : __atomic_load_n(&type_exit, __ATOMIC_RELAXED);
 }
 
 const rk_type *rk__type_error(void)
@@ -208,10 +220,13 @@ const rk_type *rk__type_find(const char *name, size_t size)
     if (type) {
         return type;
     }
-    /* "down" and "error" exist from the first time somebody asks for them. The builtins themselves
-     * are defined without coming here: they nest nothing. */
+    /* The builtins exist from the first time somebody asks for them. They themselves are defined
+     * without coming here: they nest nothing. */
     if (name_is("down", name, size)) {
         return rk__type_down();
+    }
+    if (name_is("exit", name, size)) {
+        return rk__type_exit();
     }
     return name_is("error", name, size) ? rk__type_error() : NULL;
 }

@@ -92,7 +92,9 @@ const rk_type *rk__type_find(const char *name, size_t size);
 size_t rk__type_list(const rk_type **types, size_t capacity);
 
 /* Types the runtime itself sends; defined on first use. NULL: out of memory. thread: any */
-const rk_type *rk__type_down(void);  /* down  { pid = "pid", reason = "string[512]" } */
+/* down, exit { pid = "pid", reason = "string[512]", traceback = "string[2048]", normal = "bool" } */
+const rk_type *rk__type_down(void);
+const rk_type *rk__type_exit(void);
 const rk_type *rk__type_error(void); /* error { code = "i32", text = "string[4096]" } */
 
 /* header.c: appends the struct definitions of `types` and of what they nest, each once, in

@@ -21,9 +21,11 @@ enum { STAGE_POST, STAGE_ROOM, STAGE_ANSWER };
 static const char proxy_class[] = "rk.timeout", timer_class[] = "rk.timer", ctx_class[] = "rk.ctx";
 static const char context_key; /* registry: the `ctx` object */
 
-typedef struct proxy { /* userdata: pid:timeout(s) */
+/* userdata: pid:timeout(s), pid:ttl(s); how a message goes to an actor */
+typedef struct proxy {
     rk_pid pid;
     int64_t timeout;
+    int64_t ttl; /* negative: for ever */
 } proxy;
 
 static int give_true(lua_State *L)
@@ -105,8 +107,14 @@ static int no_room(rk__lua_host *host, rk__waiter *w)
             rk__mailbox_signal_room(&target->mailbox);
         }
     }
-    return w->code == RK_ETIMEOUT ? timed_out(w, "had no room in its mailbox")
-                                  : rk__fail(w->code, "interrupted");
+    char text[RK_PID_TEXT];
+    return w->code == RK_ETIMEOUT    ? timed_out(w, "had no room in its mailbox")
+           : w->code == RK_EDEADLOCK ? rk__fail(w->code,
+                                                "deadlock: the mailbox of %s is full, and it waits "
+                                                "for room in the full mailbox of this actor (the "
+                                                "log names all on the circle)",
+                                                rk_pid_format(w->to, text))
+                                     : rk__fail(w->code, "interrupted");
 }
 
 static int answered(lua_State *L, rk__waiter *w)
@@ -155,6 +163,7 @@ static int send_step(lua_State *L, int status, lua_KContext context)
         if (code != AGAIN) {
             w->token = code == QUEUED ? w->token : token;
             w->kind = RK__WAIT_REPLY;
+            w->room = code == QUEUED;
             rk__suspend(host, L, w, send_step);
         }
     }
@@ -244,54 +253,54 @@ int rk__lua_receive_output(lua_State *L, rk_pid from, int64_t timeout)
     return output_step(L, LUA_OK, (lua_KContext)w);
 }
 
-/* The target of a method: a pid, or what pid:timeout(s) gave. */
-static rk_pid target_of(lua_State *L, int64_t *timeout)
+/* The target of a method: a pid, or what pid:timeout(s) or pid:ttl(s) gave. */
+static proxy target_of(lua_State *L)
 {
-    rk_pid pid;
-    *timeout = RK__CALL_TIMEOUT;
-    if (rk__lua_to_pid(L, 1, &pid)) {
-        return pid;
+    proxy p = {RK_NOBODY, RK__CALL_TIMEOUT, -1};
+    return rk__lua_to_pid(L, 1, &p.pid) ? p : *(proxy *)luaL_checkudata(L, 1, proxy_class);
+}
+
+/* takes m */
+static int send_to(lua_State *L, const proxy *p, rk_message *m, int mode, int64_t timeout)
+{
+    if (m && p->ttl >= 0) {
+        rk_message_set_ttl(m, p->ttl);
     }
-    proxy *p = luaL_checkudata(L, 1, proxy_class);
-    *timeout = p->timeout;
-    return p->pid;
+    return send_message(L, p->pid, m, mode, timeout);
 }
 
 static int pid_send(lua_State *L)
 {
-    int64_t timeout;
-    rk_pid to = target_of(L, &timeout);
+    proxy to = target_of(L);
     luaL_checkany(L, 2);
-    timeout = rk__lua_timeout(L, 3, timeout);
-    return send_message(L, to, rk__lua_to_delivery(L, 2), MODE_SEND, timeout);
+    int64_t timeout = rk__lua_timeout(L, 3, to.timeout);
+    return send_to(L, &to, rk__lua_to_delivery(L, 2), MODE_SEND, timeout);
 }
 
 static int pid_cast(lua_State *L)
 {
-    int64_t timeout;
     size_t size;
-    rk_pid to = target_of(L, &timeout);
+    proxy to = target_of(L);
     if (lua_type(L, 2) != LUA_TSTRING) {
         return pid_send(L);
     }
     const char *name = lua_tolstring(L, 2, &size);
     rk_message *m = rk__lua_to_entry_call(L, name, size, "cast", 3, lua_gettop(L));
-    return send_message(L, to, m, MODE_SEND, timeout);
+    return send_to(L, &to, m, MODE_SEND, to.timeout);
 }
 
 static int call(lua_State *L, int mode)
 {
-    int64_t timeout;
-    rk_pid to = target_of(L, &timeout);
+    proxy to = target_of(L);
     luaL_checkany(L, 2);
     if (lua_type(L, 2) == LUA_TSTRING) {
         size_t size;
         const char *name = lua_tolstring(L, 2, &size);
         rk_message *m = rk__lua_to_entry_call(L, name, size, "call", 3, lua_gettop(L));
-        return send_message(L, to, m, mode, timeout);
+        return send_to(L, &to, m, mode, to.timeout);
     }
-    timeout = rk__lua_timeout(L, 3, timeout);
-    return send_message(L, to, rk__lua_to_delivery(L, 2), mode, timeout);
+    int64_t timeout = rk__lua_timeout(L, 3, to.timeout);
+    return send_to(L, &to, rk__lua_to_delivery(L, 2), mode, timeout);
 }
 
 static int pid_call(lua_State *L)
@@ -304,16 +313,25 @@ static int pid_try_call(lua_State *L)
     return call(L, MODE_TRY);
 }
 
-static int pid_timeout(lua_State *L)
+static int push_proxy(lua_State *L, proxy p)
 {
-    rk_pid pid;
-    luaL_argexpected(L, rk__lua_to_pid(L, 1, &pid), 1, "pid");
-    int64_t timeout = rk__lua_timeout(L, 2, -1);
-    proxy *p = lua_newuserdatauv(L, sizeof *p, 0);
-    p->pid = pid;
-    p->timeout = timeout;
+    *(proxy *)lua_newuserdatauv(L, sizeof p, 0) = p;
     luaL_setmetatable(L, proxy_class);
     return 1;
+}
+
+static int pid_timeout(lua_State *L)
+{
+    proxy p = target_of(L);
+    p.timeout = rk__lua_timeout(L, 2, -1);
+    return push_proxy(L, p);
+}
+
+static int pid_ttl(lua_State *L)
+{
+    proxy p = target_of(L);
+    p.ttl = rk__lua_timeout(L, 2, -1);
+    return push_proxy(L, p);
 }
 
 /* ---- receiving ---- */
@@ -612,9 +630,9 @@ void rk__lua_push_context(lua_State *L)
 
 /* ---- opening ---- */
 
-static const luaL_Reg pid_methods[] = {{"send", pid_send},       {"cast", pid_cast},
-                                       {"call", pid_call},       {"try_call", pid_try_call},
-                                       {"timeout", pid_timeout}, {NULL, NULL}};
+static const luaL_Reg pid_methods[] = {
+    {"send", pid_send},       {"cast", pid_cast}, {"call", pid_call}, {"try_call", pid_try_call},
+    {"timeout", pid_timeout}, {"ttl", pid_ttl},   {NULL, NULL}};
 static const luaL_Reg proxy_methods[] = {{"send", pid_send},
                                          {"cast", pid_cast},
                                          {"call", pid_call},

@@ -137,6 +137,10 @@ static int on_dead_letter(lua_State *L)
     if (handle == NULL || letter_type() == NULL) {
         return luaL_error(L, "cannot watch dead letters: %s", rk_errdetail());
     }
+    if (!lua_isnil(L, 2)) {
+        lua_pushcfunction(L, deliver);
+        rk__lua_route(L, letter_name);
+    }
     push_functions(L);
     lua_pushvalue(L, 2);
     lua_rawseti(L, -2, (lua_Integer)handle->serial);
@@ -147,8 +151,6 @@ static int on_dead_letter(lua_State *L)
 
 void rk__lua_open_deadletters(lua_State *L)
 {
-    lua_pushcfunction(L, deliver);
-    rk__lua_route(L, letter_name);
     luaL_getmetatable(L, "rk.runtime");
     lua_getfield(L, -1, "__index");
     lua_pushcfunction(L, on_dead_letter);

@@ -187,9 +187,6 @@ static int run(rk__actor *self, void *data, char **reason)
                 *reason ? *reason : rk_errdetail());
     }
     refuse_outstanding(self, *reason ? *reason : self->stop_reason);
-    if (code < 0 && *reason) {
-        (*reason)[rk__lua_message_size(*reason)] = '\0';
-    }
     lua_close(L);
     return code;
 }

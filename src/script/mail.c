@@ -304,8 +304,9 @@ void rk__lua_route(lua_State *L, const char *type_name)
         lua_pushvalue(L, -1);
         lua_rawsetp(L, LUA_REGISTRYINDEX, &routes_key);
     }
+    host->routes += lua_getfield(L, -1, type_name) == LUA_TNIL;
+    lua_pop(L, 1);
     lua_insert(L, -2);
     lua_setfield(L, -2, type_name);
     lua_pop(L, 1);
-    host->routes++;
 }

@@ -235,17 +235,10 @@ static int all_actors(lua_State *L)
     return 1;
 }
 
-static int monitor(lua_State *L)
-{
-    rk_pid pid;
-    int rc = rk__lua_check_target(L, 1, &pid);
-    return succeed_or_fail(L, rc < 0 ? rc : rk_monitor(pid));
-}
-
 static const luaL_Reg functions[] = {{"now", monotonic_seconds},   {"register", register_name},
                                      {"whereis", where_is},        {"names", all_names},
-                                     {"actors", all_actors},       {"monitor", monitor},
-                                     {"devices", rk__lua_devices}, {NULL, NULL}};
+                                     {"actors", all_actors},       {"devices", rk__lua_devices},
+                                     {NULL, NULL}};
 
 /* ---- the table ---- */
 
@@ -287,6 +280,7 @@ RK_API int luaopen_rk(lua_State *L)
     rk__lua_open_messages(L);
     rk__lua_open_pids(L);
     rk__lua_open_calls(L);
+    rk__lua_open_links(L);
     rk__lua_open_actors(L);
     rk__lua_open_runtime(L);
     rk__lua_open_kernels(L);

@@ -44,6 +44,7 @@ static void list_waiter(rk__lua_host *host, rk__waiter *w)
         }
         *bucket = w;
         host->token_count++;
+        host->room_count += w->room;
     } else if (w->kind == RK__WAIT_MAIL) {
         w->previous = host->receivers_last;
         *(w->previous ? &w->previous->next : &host->receivers) = w;
@@ -70,6 +71,7 @@ static void unlist_waiter(rk__lua_host *host, rk__waiter *w)
         *rk__token_bucket(host, w->token) = w->next;
     }
     host->token_count -= w->kind == RK__WAIT_REPLY;
+    host->room_count -= w->kind == RK__WAIT_REPLY && w->room;
 }
 
 static void make_ready(rk__lua_host *host, rk__task *task)
@@ -393,6 +395,45 @@ static void sweep(rk__lua_host *host)
     host->sweep_after = end + (end - start) * SWEEP_SHARE;
 }
 
+/* The wait for room on which all of a state depends that takes no mail meanwhile; NULL: there is none,
+ * or something else may set it going. */
+static rk__waiter *room_waiter(const rk__lua_host *host)
+{
+    if (host->room_count != 1 || host->token_count != 1) {
+        return NULL;
+    }
+    for (int i = 0; i < RK__TOKEN_BUCKETS; i++) {
+        if (host->tokens[i]) {
+            return host->tokens[i];
+        }
+    }
+    return NULL;
+}
+
+static int wait_for_news(rk__lua_host *host, bool listening, int64_t deadline, bool border)
+{
+    return listening ? rk__wait(host->self, deadline, false, border)
+                     : rk__wait_urgent(host->self, deadline, border);
+}
+
+/* Parks; says so to others when it takes no mail until there is room somewhere. */
+static int park(rk__lua_host *host, const rk__waiter *until, int64_t deadline, bool border)
+{
+    bool listening = rk__listening(host, until);
+    rk__waiter *w = host->receivers && !until ? NULL : room_waiter(host);
+    if (!w) {
+        return wait_for_news(host, listening, deadline, border);
+    }
+    int rc = rk__blocked(host->self, w->to);
+    if (rc < 0) {
+        rk__finish_wait(host, w, rc, NULL);
+        return 0;
+    }
+    rc = wait_for_news(host, listening, deadline, border);
+    rk__unblocked(host->self);
+    return rc;
+}
+
 static void begin_idle(rk__lua_host *host)
 {
     host->swept = false;
@@ -438,9 +479,7 @@ static void loop(rk__lua_host *host, rk__waiter *until, bool others)
         tell_memory(host);
         int64_t deadline = others ? rk__timers_next(&host->timers) : until->deadline;
         deadline = sweep_deadline(host, deadline);
-        int rc = rk__listening(host, others ? NULL : until)
-                     ? rk__wait(host->self, deadline, false, border)
-                     : rk__wait_urgent(host->self, deadline, border);
+        int rc = park(host, others ? NULL : until, deadline, border);
         host->task = task;
         sweep(host);
         if (rc == RK_EINTR) {

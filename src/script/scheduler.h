@@ -44,6 +44,7 @@ typedef struct rk__waiter {
     bool done;
     bool listed;     /* in host->receivers or host->tokens */
     bool raise;      /* the filter failed: its error is on top of L's stack */
+    bool room;       /* waits with a ticket for room in the mailbox of `to` */
     int code;        /* 0 or why the wait ended */
     int stage, mode; /* calls.c */
     rk__task *task;  /* woken when done; NULL: a loop looks at `done` */
@@ -102,6 +103,7 @@ struct rk__lua_host {
     rk__waiter *receivers, *receivers_last;
     rk__waiter *tokens[RK__TOKEN_BUCKETS];
     unsigned token_count;
+    unsigned room_count; /* of them: waiters with a ticket for room */
     rk__timers timers;
     rk__task *body; /* NULL: the main chunk is not managed */
     bool body_done, closing;

@@ -8,6 +8,7 @@
  *   scheduling   host.c  the host of a state, interrupts; scheduler.c  its coroutines
  *                mail.c  replies, timers, mail, stop; coroutine.c  resume, wrap... that pass on
  *                calls.c  send, call, receive, reply, sleep; control.c  stop, kill, info, verbs
+ *                links.c  monitor, link, trap_exit
  *   actors       luaactor.c  Lua code as an actor; server.c  C half of rk/server.lua
  *   the module   state.c  a lua_State with our libraries; module.c  luaopen_rk, errors
  *                runtime.c launch.c  runtime objects; kernel.c  rk.kernel; deadletter.c  the hook
@@ -137,6 +138,7 @@ rk_runtime *rk__lua_current_runtime(lua_State *L);
 void rk__lua_open_runtime(lua_State *L);
 void rk__lua_open_process(lua_State *L);
 void rk__lua_open_kernels(lua_State *L);
+void rk__lua_open_links(lua_State *L);
 void rk__lua_open_deadletters(lua_State *L);
 int rk__lua_devices(lua_State *L); /* rk.devices, a function for Lua */
 /* Reads the option table at index into options (strings are borrowed from the Lua values, which

@@ -326,10 +326,43 @@ Test(message, errors_carry_code_and_text_cut_between_characters)
     cr_assert(rk_get_int(m, "code", &code) == 0 && code == RK_EDEAD);
     cr_assert(rk_get_bytes(m, "text", &bytes, &size) == 0 && size == 4094);
     rk__delivery_free(m);
-    m = rk__message_down(0xfedcba9876543210u, "crashed");
-    cr_assert(rk_get_int(m, "pid", &code) == 0 && (uint64_t)code == 0xfedcba9876543210u);
-    cr_assert(rk_get_bytes(m, "reason", &bytes, &size) == 0 && size == 7);
+}
+
+Test(message, an_end_tells_who_why_where_and_how)
+{
+    for (int as_exit = 0; as_exit < 2; as_exit++) {
+        rk__end end = {.reason = "crashed", .traceback = "here", .normal = as_exit};
+        int64_t number;
+        const void *bytes;
+        size_t size;
+        rk_message *m = rk__message_end(0xfedcba9876543210u, &end, as_exit);
+        cr_assert_str_eq(rk_type_name(rk_message_type(m)), as_exit ? "exit" : "down");
+        cr_assert(rk_get_int(m, "pid", &number) == 0 && (uint64_t)number == 0xfedcba9876543210u);
+        cr_assert(rk_get_int(m, "normal", &number) == 0 && number == as_exit);
+        cr_assert(rk_get_bytes(m, "reason", &bytes, &size) == 0 && size == 7);
+        cr_assert(rk_get_bytes(m, "traceback", &bytes, &size) == 0 && size == 4);
+        rk__delivery_free(m);
+    }
+}
+
+static int freed;
+static void count_free(void *data)
+{
+    freed += *(int *)data;
+}
+
+Test(message, a_parcel_is_freed_with_its_delivery_unless_taken)
+{
+    int one = 1;
+    rk_message *m = rk__message_parcel(&one, count_free);
+    cr_assert(m->flags & RK__PARCEL);
     rk__delivery_free(m);
+    cr_assert_eq(freed, 1);
+    m = rk__message_parcel(&one, count_free);
+    cr_assert_eq(rk__parcel_take(m), &one);
+    cr_assert_null(rk__parcel_take(m));
+    rk__delivery_free(m);
+    cr_assert_eq(freed, 1);
 }
 
 /* ---- out of memory ---- */
