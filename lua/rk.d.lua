@@ -35,6 +35,9 @@
 ---@field ELUA "ELUA"
 ---@field ESELF "ESELF"
 ---@field EUNSUPPORTED "EUNSUPPORTED"
+---@field EEXPIRED "EEXPIRED"
+---@field EDEADLOCK "EDEADLOCK"
+---@field EREJECTED "EREJECTED"
 local rk = {}
 
 ---What `call`, `launch` and others raise; tostring gives where, message and traceback.
@@ -215,6 +218,8 @@ function rk.devices() end
 ---@field mode? "persistent" | "bounded" | "batch"
 ---@field cache? string folder of compiled kernels
 ---@field stop_timeout? number how long closing waits for an actor, default 2 s
+---@field drain? number how long closing lets actors work off their mail before it stops them, default 0
+---@field dead_letters? integer lost messages that are kept (up to 16 MiB), default 256
 ---@field kill_signal? integer real-time signal that interrupts runaway Lua
 ---@field device_timeout? number seconds a CUDA device gets to answer a ping, to reach a message border,
 ---  to load an image; default 5
@@ -239,6 +244,8 @@ local runtime = {}
 ---@field mailbox? integer bound, messages
 ---@field full? "block" | "reject" | "drop_oldest" | "drop_newest"
 ---@field stack? integer bytes of thread stack
+---@field dedup? integer refuses a message whose message_id is among the last so many it had ("EREJECTED"):
+---  for senders that may repeat themselves; default 0: never
 ---@field block? integer ring kernels: threads of a block
 ---@field grid? integer ring kernels: blocks
 ---@field cpu_threads? integer ring kernels: threads of a block on the cpu device
@@ -325,15 +332,39 @@ function runtime:whereis(name) end
 ---@field to rk.pid
 ---@field from rk.pid?
 ---@field code string why: "EFULL", "EDEAD"...
+---@field reason "dead" | "full" | "expired" | "rejected" | "undeliverable"
 ---@field type string? of a typed message
+
+---@class rk.kept_letter: rk.letter
+---@field number integer counts the letters of a runtime
+---@field age number seconds since it was lost
+---@field name string? that the receiver had
+---@field topic string? it was published under
+---@field entry string? of a call or cast by name; message is then the list of its arguments
+---@field message any
 
 ---Calls fn in this state for each lost message, whenever the state waits or its actor is idle. One
 ---function per runtime; nil removes it. Letters are dropped when this state's mailbox is full.
 ---@param fn? fun(letter: rk.letter)
 function runtime:on_dead_letter(fn) end
 
----Counters: actors spawned terminated failed messages_sent dropped dead_letters late_replies
----kernels_compiled cache_hits.
+---The last messages that were lost, oldest first. A send that is refused to its sender ("EFULL",
+---"ETIMEOUT"...) loses nothing; one to a dead actor does both.
+---@return rk.kept_letter[]
+function runtime:dead_letters() end
+
+---Sends a letter once more, as a plain message of its first sender: to whom it was sent, to who has that
+---name now, or to another actor. It is then a letter no more, unless it is lost again.
+---@param letter rk.kept_letter | integer the letter, or its number
+---@param to? rk.pid | string
+---@return true?, string? message, string? code "ENOENT": it is not kept any more
+function runtime:replay(letter, to) end
+
+---Forgets all letters.
+function runtime:clear_dead_letters() end
+
+---Counters: actors spawned terminated failed messages_sent dropped (full mailboxes) dead_letters (other
+---reasons; of these expired, rejected) late_replies kernels_compiled cache_hits.
 ---@return table<string, integer>
 function runtime:stats() end
 
@@ -341,9 +372,14 @@ function runtime:stats() end
 ---@return string
 function runtime:device() end
 
----Stops every actor, newest first, and joins every thread. Only whoever opened the runtime may.
----@return true?, string? message, string? code "ETIMEOUT": an actor would not stop; the log names it
-function runtime:close() end
+---Stops every actor, newest first (the children of a supervisor by their supervisor), each after it has
+---worked off its mail while `drain` lasts, and joins every thread. What does not stop in time is killed.
+---Only whoever opened the runtime may.
+---@param options? { drain: number } seconds; default: the runtime's option
+---@return true? done
+---@return string[] | string killed the names of those that had to be killed; or why it failed
+---@return string? code "ETIMEOUT": an actor could not even be killed; the log names it
+function runtime:close(options) end
 
 ---------------------------------------------------------------------------------------------------
 -- Actors
@@ -395,9 +431,19 @@ function pid:call(message, ...) end
 ---@return any answer, string? message, string? code
 function pid:try_call(message, ...) end
 
----What pid:timeout gives: the actor for sends and calls with this timeout.
+---What pid:timeout and pid:ttl give: the actor for sends and calls with this timeout, or time to live.
 ---@class rk.timeout
 local timed = {}
+
+---As pid:timeout.
+---@param seconds number
+---@return rk.timeout
+function timed:timeout(seconds) end
+
+---As pid:ttl.
+---@param seconds number
+---@return rk.timeout
+function timed:ttl(seconds) end
 
 ---As pid:send.
 ---@return true?, string? message, string? code
@@ -419,6 +465,13 @@ function timed:try_call(message, ...) end
 ---@param seconds number
 ---@return rk.timeout
 function pid:timeout(seconds) end
+
+---The same actor for messages with a time to live: one that the actor has not taken by then is not
+---delivered any more; it is a dead letter, and a call is answered with "EEXPIRED". May be combined:
+---pid:ttl(0.1):timeout(1):call("get").
+---@param seconds number
+---@return rk.timeout
+function pid:ttl(seconds) end
 
 ---Asks to stop and waits; after timeout (5 s) the actor is killed.
 ---@param reason? string
@@ -542,10 +595,46 @@ function rk.cancel(t) end
 ---@param fn fun(...)
 function rk.fork(fn, ...) end
 
----One message of type `down` {pid, reason} when the actor ends, at once when it is dead already.
+---An actor's end, as told by `down` and `exit` messages.
+---@class rk.end: rk.msg
+---@field pid rk.pid
+---@field reason string what the body returned, what it was stopped with, or the error
+---@field traceback string "" when there is none
+---@field normal boolean false: it failed, was killed, or its device was lost
+
+---One message of type `down` (an rk.end) when the actor ends, at once when it is dead already.
 ---@param target rk.pid | string
 ---@return true?, string? message, string? code
 function rk.monitor(target) end
+
+---No `down` message any more; one that has come already stays in the mailbox.
+---@param target rk.pid | string
+---@return true?, string? message, string? code
+function rk.demonitor(target) end
+
+---Links two actors: when one ends, and not normally, the other is killed, with a reason that names it.
+---One that traps exits gets an `exit` message (an rk.end) instead, for normal ends too. Circles of links
+---are fine: each actor ends once. Linking to a dead actor counts as an end that was not normal.
+---@param target rk.pid | string
+---@param other? rk.pid | string default: this actor
+---@return true?, string? message, string? code "ESELF": an actor cannot be linked to itself
+function rk.link(target, other) end
+
+---@param target rk.pid | string
+---@param other? rk.pid | string default: this actor
+---@return true?, string? message, string? code
+function rk.unlink(target, other) end
+
+---Whether this actor gets `exit` messages instead of being killed with those it is linked to. The main
+---script always does, and raises for false.
+---@param on boolean
+---@return boolean before
+function rk.trap_exit(on) end
+
+---A short text about this actor (63 bytes), shown by pid:info() and runtime:tree().
+---@param text? string
+---@return true?, string? message, string? code
+function rk.label(text) end
 
 ---------------------------------------------------------------------------------------------------
 -- Names, time, log

@@ -205,7 +205,9 @@ typedef struct rk_config {
  * RK_EINVAL names the option; RK_EDEVICE what was looked for; RK_ELUA the script's error.
  * thread: any. blocks: yes */
 RK_API int rk_open(rk_runtime **out, const rk_config *config);
-/* Stops every actor (newest first), joins every thread, frees the runtime; NULL is fine. takes.
+/* Stops every actor, joins every thread, frees the runtime; NULL is fine. takes. Newest first, the
+ * children of a supervisor by their supervisor; each works off its mail first, while rk_config.drain
+ * lasts, and is killed when it does not stop in time. Returns how many were killed (the log names them).
  * Returns RK_ETIMEOUT when a thread would not stop: it is named in the log and its memory is kept.
  * thread: the one that opened it. blocks: yes */
 RK_API int rk_close(rk_runtime *rt);

@@ -61,6 +61,8 @@ struct rk__actor {
     rk_pid parent;              /* the actor that launched it; RK_NOBODY: a port did */
     uint32_t supervised;        /* atomic: its parent stops it, also when the runtime closes */
     uint32_t trap_exit;         /* atomic; its owner writes */
+    int64_t patience;           /* atomic: ns it needs to stop after the last of its children did;
+                                 * negative: for ever; 0: the runtime's stop_timeout */
     rk_pid blocked_on;          /* atomic: see flow.c */
     /* Owner only. */
     uint64_t next_token;
@@ -108,6 +110,10 @@ int rk__actor_dead(rk_pid pid);
  * `bound` is used when options say none. RK_EEXIST, RK_EINVAL, RK_ESTATE (closing)... */
 int rk__actor_launch(rk__actor **out, rk_runtime *rt, const rk__actor_class *class, void *impl,
                      uint32_t bound, const rk_options *options);
+/* The calling actor is the supervisor of `child`: it stops it, also when the runtime closes. `patience`
+ * as in rk__actor: what closing allows the caller. RK_EDEAD, RK_EINVAL: somebody else launched it. */
+int rk__actor_supervise(rk_pid child);
+void rk__actor_patience(rk__actor *self, int64_t patience);
 /* Activates a freshly launched actor and gives its pid; when that fails it is terminated. */
 int rk__actor_start(rk__actor *a, rk_pid *out);
 /* Why an actor ended, while its slot still knows; NULL: unknown. gives (free) */

@@ -178,7 +178,11 @@ static int copy(rk_dead_letter *out, const letter *l, int64_t now)
                             .code = l->code,
                             .age = now - l->when};
     strcpy(out->to_name, l->name);
-    return rk_message_share(&out->message, l->m);
+    int code = rk_message_share(&out->message, l->m);
+    if (code == 0 && l->m->flags & RK__TOPIC) {
+        rk__topic_attach(out->message, l->m->topic);
+    }
+    return code;
 }
 
 int rk_dead_letters(rk_runtime *rt, rk_dead_letter *letters, size_t capacity)

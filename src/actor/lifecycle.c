@@ -242,7 +242,9 @@ int rk__actor_launch(rk__actor **out, rk_runtime *rt, const rk__actor_class *cla
         return code;
     }
     rk__actor *self = rk__self_peek();
+    pthread_mutex_lock(&a->lock);
     a->parent = self != NULL && self->runtime == rt ? rk__actor_pid(self) : RK_NOBODY;
+    pthread_mutex_unlock(&a->lock);
     code = settle_options(a, rt, options);
     if (code < 0) {
         give_up(a);
@@ -276,6 +278,28 @@ int rk__actor_start(rk__actor *a, rk_pid *out)
     rk__fail(code, "%s", why != NULL ? why : rk_strerror(code));
     free(why);
     return code;
+}
+
+int rk__actor_supervise(rk_pid child)
+{
+    rk__actor *a, *self = rk__self_peek();
+    char text[RK_PID_TEXT];
+    int code = rk__actor_get(child, &a);
+    if (code == 0 && (self == NULL || a->parent != rk__actor_pid(self))) {
+        code = rk__fail(RK_EINVAL, "%s was launched by somebody else: only who launched it can be "
+                                   "its supervisor",
+                        rk_pid_format(child, text));
+    }
+    if (code == 0) {
+        /* Release: pairs with left_to_parent in runtime.c, which then reads parent. */
+        __atomic_store_n(&a->supervised, 1, __ATOMIC_RELEASE);
+    }
+    return code;
+}
+
+void rk__actor_patience(rk__actor *self, int64_t patience)
+{
+    __atomic_store_n(&self->patience, patience, __ATOMIC_RELAXED);
 }
 
 static void set_reason(rk__actor *a, const char *reason)

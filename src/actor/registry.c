@@ -87,6 +87,7 @@ static void reset(rk__actor *a, rk_runtime *rt, const rk__actor_class *class, vo
     a->name[0] = a->label[0] = '\0';
     a->parent = RK_NOBODY;
     a->supervised = a->trap_exit = 0;
+    a->patience = 0;
     a->blocked_on = RK_NOBODY;
     a->attend = NULL;
     a->cpu = -1;

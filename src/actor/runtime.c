@@ -3,8 +3,9 @@
  *
  * Threads: open and close by the embedder; the rest from any thread.
  *
- * Close: no launches any more; actors are stopped one after the other, newest first; what does not
- * stop in time is killed; what cannot be killed (a C function that never returns) is reported, and
+ * Close: no launches any more; actors are stopped one after the other, newest first (supervised ones by
+ * their supervisor), each after it has worked off its mail while the time for that lasts; what does
+ * not stop in time is killed; what cannot be killed (a C function that never returns) is reported, and
  * the runtime's memory is then kept, since that thread may still look at it.
  */
 #include "actor/runtime.h"
@@ -12,6 +13,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "actor/host.h"
 #include "actor/letters.h"
 #include "actor/warden.h"
@@ -26,6 +28,7 @@ static rk_runtime *newest; /* open ones, under list_lock */
 static rk_runtime *spare;  /* closed ones: see dispose */
 
 enum { KILL_GRACE = 1000000000 }; /* ns a killed actor gets before it is reported */
+enum { DRAIN_PAUSE = 1000 };      /* us between two looks at a mailbox that drains */
 
 static void mark_child(void)
 {
@@ -185,31 +188,102 @@ static bool all_gone(void *arg)
            __atomic_load_n(&rt->threads, __ATOMIC_ACQUIRE) == 0;
 }
 
-static void stop_one(rk_runtime *rt, rk_pid pid)
+struct closing {
+    rk_runtime *rt;
+    int64_t drain_end;  /* until then mail is worked off */
+    rk__strbuf *killed; /* names of whom we had to kill, each with its NUL; may be NULL */
+    int count;          /* of them */
+};
+
+/* Until it has no mail any more, or the time for that is over. What is being handled when the stop is
+ * asked for is finished anyway. */
+static void drain(const struct closing *c, rk_pid pid)
 {
-    char text[RK_PID_TEXT];
-    if (rk__actor_verb(pid, RK__TERMINATE, "runtime closed", rt->stop_timeout) == RK_ETIMEOUT) {
-        rk_pid_format(pid, text);
-        rk__log(RK__LOG_WARN, text, "did not stop in %.1f s: killing it",
-                (double)rt->stop_timeout / 1e9);
-        if (rk__actor_kill(pid, "killed: runtime closed", KILL_GRACE) == RK_ETIMEOUT) {
-            rk__log(
-                RK__LOG_ERROR, text,
-                "cannot be stopped: its code does not come back to the runtime (a C function, or "
-                "a finalizer); its thread and the runtime's memory are left behind");
+    rk_info info;
+    while (rk__now() < c->drain_end && rk_inspect(pid, &info) == 0 && info.state == RK_ACTIVE &&
+           info.depth[0] + info.depth[1] + info.depth[2] + info.depth[3] > 0) {
+        usleep(DRAIN_PAUSE);
+    }
+}
+
+struct ending {
+    rk_runtime *rt;
+    rk_pid pid;
+    uint32_t live;
+};
+
+/* It is gone, or somebody else is: a supervisor ends when its last child has. */
+static bool progressed(void *arg)
+{
+    const struct ending *e = arg;
+    return rk__actor_find(e->pid) == NULL ||
+           __atomic_load_n(&e->rt->live, __ATOMIC_SEQ_CST) < e->live;
+}
+
+/* As long as actors end one after the other, a supervisor has its time. */
+static bool ends_in_time(rk_runtime *rt, rk_pid pid)
+{
+    rk__actor *a = rk__actor_find(pid);
+    int64_t patience = a != NULL ? __atomic_load_n(&a->patience, __ATOMIC_RELAXED) : 0;
+    patience = patience != 0 && (patience < 0 || patience > rt->stop_timeout) ? patience
+                                                                              : rt->stop_timeout;
+    for (;;) {
+        struct ending e = {rt, pid, __atomic_load_n(&rt->live, __ATOMIC_SEQ_CST)};
+        if (rk__actor_find(pid) == NULL) {
+            return true;
+        }
+        if (!rk__runtime_wait(rt, progressed, &e, rk__deadline(patience))) {
+            return false;
         }
     }
 }
 
-/* Twice: an actor that was being launched may have missed the first list. */
-static void stop_all(rk_runtime *rt)
+static void stop_one(struct closing *c, rk_pid pid)
 {
+    char text[RK_PID_TEXT];
+    drain(c, pid);
+    rk_pid_format(pid, text);
+    int code = rk__actor_verb(pid, RK__TERMINATE, "runtime closed", 0);
+    if (code < 0 && rk__actor_find(pid) == NULL) {
+        return;
+    }
+    if (ends_in_time(c->rt, pid)) {
+        return;
+    }
+    rk__log(RK__LOG_WARN, text, "did not stop in %.1f s: killing it",
+            (double)c->rt->stop_timeout / 1e9);
+    c->count++;
+    if (c->killed != NULL) {
+        rk__strbuf_add(c->killed, text, strlen(text) + 1);
+    }
+    if (rk__actor_kill(pid, "killed: runtime closed", KILL_GRACE) == RK_ETIMEOUT) {
+        rk__log(RK__LOG_ERROR, text,
+                "cannot be stopped: its code does not come back to the runtime (a C function, or "
+                "a finalizer); its thread and the runtime's memory are left behind");
+    }
+}
+
+/* Its supervisor stops it, in the order and with the patience it was told. */
+static bool left_to_parent(rk_pid pid)
+{
+    rk__actor *a = rk__actor_find(pid);
+    return a != NULL && __atomic_load_n(&a->supervised, __ATOMIC_ACQUIRE) &&
+           rk__actor_find(a->parent) != NULL;
+}
+
+/* Twice: an actor that was being launched may have missed the first list, and what a supervisor left
+ * behind is stopped here. */
+static void stop_all(struct closing *c)
+{
+    rk_runtime *rt = c->rt;
     for (int pass = 0; pass < 2 && __atomic_load_n(&rt->live, __ATOMIC_SEQ_CST) != 0; pass++) {
         size_t count = rk__actor_list(rt, NULL, 0) + 16;
         rk_pid *pids = calloc(count, sizeof *pids);
         size_t listed = pids != NULL ? rk__actor_list(rt, pids, count) : 0;
         for (size_t i = 0; i < count && i < listed; i++) {
-            stop_one(rt, pids[i]);
+            if (pass > 0 || !left_to_parent(pids[i])) {
+                stop_one(c, pids[i]);
+            }
         }
         free(pids);
     }
@@ -228,7 +302,7 @@ static void unlist(rk_runtime *rt)
     pthread_mutex_unlock(&list_lock);
 }
 
-int rk__runtime_close(rk_runtime *rt)
+int rk__runtime_close(rk_runtime *rt, rk__strbuf *killed)
 {
     rk__actor *self = rk__self_peek();
     if (rk__forked()) {
@@ -240,7 +314,8 @@ int rk__runtime_close(rk_runtime *rt)
     /* Pairs with the load in rk__runtime_actor_new: whoever is counted before this is listed below
      * or ends on its own; whoever comes later is refused. */
     __atomic_store_n(&rt->closing, 1, __ATOMIC_SEQ_CST);
-    stop_all(rt);
+    struct closing closing = {rt, rk__deadline(rt->drain), killed, 0};
+    stop_all(&closing);
     bool clean = rk__runtime_wait(rt, all_gone, rt, rk__deadline(KILL_GRACE));
     rk__warden_stop(&rt->warden);
     if (rt->script_close != NULL) {
@@ -256,7 +331,7 @@ int rk__runtime_close(rk_runtime *rt)
     }
     unlist(rt);
     dispose(rt);
-    return 0;
+    return closing.count;
 }
 
 /* ---- changes ------------------------------------------------------------------------------- */

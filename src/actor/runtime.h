@@ -67,7 +67,9 @@ struct rk_runtime {
 
 /* Everything of rk_open but the script. gives */
 int rk__runtime_open(rk_runtime **out, const rk_config *config);
-int rk__runtime_close(rk_runtime *rt);
+/* Returns how many actors had to be killed, and appends their names, each with its NUL, to `killed` (may
+ * be NULL). RK_ETIMEOUT, RK_ESELF, RK_EFORK. */
+int rk__runtime_close(rk_runtime *rt, rk__strbuf *killed);
 /* The runtime of the calling actor, else the newest open one; NULL with RK_ENOENT: none is open. */
 rk_runtime *rk__runtime_current(void);
 /* The runtime an actor belongs to; the current one when the pid says nothing; NULL: none. */

@@ -383,3 +383,10 @@ void rk__topic_release(rk__topic *topic)
         free(topic);
     }
 }
+
+void rk__topic_attach(rk_message *m, rk__topic *topic)
+{
+    __atomic_fetch_add(&topic->refs, 1, __ATOMIC_RELAXED);
+    m->topic = topic;
+    m->flags |= RK__TOPIC;
+}

@@ -125,6 +125,8 @@ void *rk__parcel_take(rk_message *m);
 /* A topic with one reference. RK_ENOMEM: NULL. */
 rk__topic *rk__topic_new(const char *name);
 void rk__topic_release(rk__topic *topic);
+/* The delivery is one that was published under the topic. A further reference; not for calls. */
+void rk__topic_attach(rk_message *m, rk__topic *topic);
 
 /* field.c: reads and writes by path are in rk.h (rk_set_int ...). These work on a struct in memory
  * and a field, and are what Lua uses. `base` is the struct that holds the field. */

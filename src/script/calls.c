@@ -43,8 +43,14 @@ static int verb_result(lua_State *L, int code)
 
 static int send_failed(lua_State *L, rk__waiter *w, int code)
 {
-    rk_message_release(w->outgoing);
+    rk_message *m = w->outgoing;
     w->outgoing = NULL;
+    if (m && code == RK_EDEAD && w->mode == MODE_SEND) {
+        rk__bury(w->to, m, code); /* few look at what a send returns: it is a dead letter, too */
+        rk__actor_dead(w->to);    /* the sentence again */
+    } else {
+        rk_message_release(m);
+    }
     w->kind = RK__WAIT_NOTHING;
     return w->mode == MODE_CALL  ? rk__lua_raise(L, code, w->to)
            : w->mode == MODE_TRY ? rk__lua_fail_detail(L, code)

@@ -1,5 +1,5 @@
 /*
- * deadletter.c -- runtime:on_dead_letter(fn): lost messages shown to Lua.
+ * deadletter.c -- lost messages shown to Lua: runtime:on_dead_letter(fn), the queue of the last ones.
  *
  * The C hook runs on the thread that lost a message and posts a `dead_letter` message to the state
  * that asked; there the route calls fn. The post is bounded by that state's mailbox: when it is
@@ -9,9 +9,11 @@
  */
 #include "script/script.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include "base/error.h"
 #include "script/handles.h"
+#include "script/values.h"
 
 static const char letter_name[] = "dead_letter";
 static const char functions_key; /* registry: table of serial -> fn */
@@ -90,6 +92,14 @@ static void push_pid_field(lua_State *L, const rk_message *m, const char *field,
     }
 }
 
+static void set_code(lua_State *L, int code)
+{
+    lua_pushstring(L, rk_err_name(code));
+    lua_setfield(L, -2, "code");
+    lua_pushstring(L, rk_dead_letter_reason(code));
+    lua_setfield(L, -2, "reason");
+}
+
 static void push_letter(lua_State *L, const rk_message *m)
 {
     int64_t code = 0;
@@ -97,11 +107,10 @@ static void push_letter(lua_State *L, const rk_message *m)
     size_t size = 0;
     rk_get_int(m, "code", &code);
     rk_get_bytes(m, "name", &name, &size);
-    lua_createtable(L, 0, 4);
+    lua_createtable(L, 0, 5);
     push_pid_field(L, m, "target", "to");
     push_pid_field(L, m, "sender", "from");
-    lua_pushstring(L, rk_err_name((int)code));
-    lua_setfield(L, -2, "code");
+    set_code(L, (int)code);
     if (size > 0) {
         lua_pushlstring(L, name, size);
         lua_setfield(L, -2, "type");
@@ -149,11 +158,158 @@ static int on_dead_letter(lua_State *L)
     return 0;
 }
 
+/* ---- the queue ---- */
+
+/* Arguments: a letter. Leaves its table. */
+static void set_pid(lua_State *L, rk_pid pid, const char *key)
+{
+    if (pid != RK_NOBODY) {
+        rk__lua_push_pid(L, pid);
+        lua_setfield(L, -2, key);
+    }
+}
+
+/* A call or cast by an entry's name shows the name and the list of arguments. */
+static bool push_entry(lua_State *L, rk_message *m)
+{
+    rk__token name, verb;
+    rk__reader r;
+    uint32_t count;
+    if (!rk__lua_entry_call(m, &name, &verb, &r, &count)) {
+        return false;
+    }
+    lua_pushlstring(L, name.bytes, name.size);
+    lua_setfield(L, -2, "entry");
+    lua_newtable(L);
+    for (uint32_t i = 1; i <= count && rk__lua_unpack(L, &r) >= 0; i++) {
+        lua_rawseti(L, -2, i);
+    }
+    return true;
+}
+
+static void push_body(lua_State *L, rk_message *m)
+{
+    rk__reader r;
+    if (push_entry(L, m)) {
+        return;
+    }
+    rk__reader_init(&r, rk_message_data(m), rk_message_size(m));
+    if (rk__lua_unpack(L, &r) < 0) {
+        lua_pushlstring(L, rk_message_data(m), rk_message_size(m));
+    }
+}
+
+/* The message of a letter, made a value; what is typed takes the letter's handle. */
+static void set_message(lua_State *L, rk_dead_letter *letter)
+{
+    rk_message *m = letter->message;
+    const char *topic = rk_message_topic(m);
+    const rk_type *type = rk_message_type(m);
+    if (topic != NULL) {
+        lua_pushstring(L, topic);
+        lua_setfield(L, -2, "topic");
+    }
+    if (type != NULL) {
+        lua_pushstring(L, rk_type_name(type));
+        lua_setfield(L, -2, "type");
+        letter->message = NULL;
+        rk__lua_push_unsent(L, m);
+    } else {
+        push_body(L, m);
+    }
+    lua_setfield(L, -2, "message");
+}
+
+struct letters {
+    rk_dead_letter *list;
+    int count;
+};
+
+/* Argument: struct letters. Every message is released by its owner, whatever is raised here. */
+static int push_letters(lua_State *L)
+{
+    struct letters *letters = lua_touserdata(L, 1);
+    lua_createtable(L, letters->count, 0);
+    for (int i = 0; i < letters->count; i++) {
+        rk_dead_letter *letter = &letters->list[i];
+        lua_createtable(L, 0, 9);
+        lua_pushinteger(L, (lua_Integer)letter->number);
+        lua_setfield(L, -2, "number");
+        set_pid(L, letter->to, "to");
+        set_pid(L, letter->from, "from");
+        set_code(L, letter->code);
+        lua_pushnumber(L, (lua_Number)letter->age / 1e9);
+        lua_setfield(L, -2, "age");
+        if (letter->to_name[0] != '\0') {
+            lua_pushstring(L, letter->to_name);
+            lua_setfield(L, -2, "name");
+        }
+        set_message(L, letter);
+        lua_rawseti(L, -2, i + 1);
+    }
+    return 1;
+}
+
+/* runtime:dead_letters() */
+static int dead_letters(lua_State *L)
+{
+    rk_runtime *rt = rk__lua_check_runtime(L, 1);
+    int room = rk_dead_letters(rt, NULL, 0) + 16;
+    struct letters letters = {calloc((size_t)(room > 0 ? room : 1), sizeof *letters.list), 0};
+    int count = letters.list != NULL ? rk_dead_letters(rt, letters.list, (size_t)room)
+                                     : rk__fail(RK_ENOMEM, "no memory for a list of letters");
+    if (count < 0) {
+        free(letters.list);
+        return rk__lua_fail(L, count);
+    }
+    letters.count = count < room ? count : room;
+    lua_pushcfunction(L, push_letters);
+    lua_pushlightuserdata(L, &letters);
+    int status = lua_pcall(L, 1, 1, 0);
+    for (int i = 0; i < letters.count; i++) {
+        rk_message_release(letters.list[i].message);
+    }
+    free(letters.list);
+    return status == LUA_OK ? 1 : lua_error(L);
+}
+
+/* runtime:replay(letter | number [, pid | name]) */
+static int replay(lua_State *L)
+{
+    rk_runtime *rt = rk__lua_check_runtime(L, 1);
+    rk_pid to = RK_NOBODY;
+    lua_settop(L, 3);
+    if (lua_istable(L, 2)) {
+        lua_getfield(L, 2, "number");
+        lua_replace(L, 2);
+    }
+    luaL_argexpected(L, lua_isinteger(L, 2), 2, "letter of runtime:dead_letters, or its number");
+    int code = lua_isnil(L, 3) ? 0 : rk__lua_check_target(L, 3, &to);
+    if (code == 0) {
+        code = rk_dead_letter_replay(rt, (uint64_t)lua_tointeger(L, 2), to);
+    }
+    if (code < 0) {
+        return rk__lua_fail(L, code);
+    }
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+static int clear_dead_letters(lua_State *L)
+{
+    rk_dead_letters_clear(rk__lua_check_runtime(L, 1));
+    return 0;
+}
+
 void rk__lua_open_deadletters(lua_State *L)
 {
+    static const luaL_Reg methods[] = {{"on_dead_letter", on_dead_letter},
+                                       {"dead_letters", dead_letters},
+                                       {"replay", replay},
+                                       {"clear_dead_letters", clear_dead_letters},
+                                       {NULL, NULL}};
     luaL_getmetatable(L, "rk.runtime");
     lua_getfield(L, -1, "__index");
-    lua_pushcfunction(L, on_dead_letter);
-    lua_setfield(L, -2, "on_dead_letter");
+    luaL_setfuncs(L, methods, 0);
     lua_pop(L, 2);
 }

@@ -130,7 +130,7 @@ int rk_open(rk_runtime **out, const rk_config *config)
     rc = given->script != NULL ? rk_dofile(rt, given->script) : 0;
     if (rc < 0) {
         char *why = strdup(rk_errdetail());
-        rk__handle_close(rt);
+        rk__handle_close(rt, NULL);
         rk__fail(rc, "%s", why != NULL ? why : rk_strerror(rc));
         free(why);
         return rc;
@@ -141,5 +141,5 @@ int rk_open(rk_runtime **out, const rk_config *config)
 
 int rk_close(rk_runtime *rt)
 {
-    return rt != NULL ? rk__handle_close(rt) : 0;
+    return rt != NULL ? rk__handle_close(rt, NULL) : 0;
 }

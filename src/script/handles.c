@@ -75,16 +75,16 @@ int rk__handle_open(rk_runtime **out, const rk_config *config)
         return 0;
     }
     char *why = strdup(rk_errdetail());
-    rk__runtime_close(rt);
+    rk__runtime_close(rt, NULL);
     rk__fail(rc, "%s", why != NULL ? why : "out of memory");
     free(why);
     return rc;
 }
 
-int rk__handle_close(rk_runtime *rt)
+int rk__handle_close(rk_runtime *rt, rk__strbuf *killed)
 {
     unlist(rt);
-    return rk__runtime_close(rt);
+    return rk__runtime_close(rt, killed);
 }
 
 rk__handle *rk__handle_of(const rk_runtime *rt)

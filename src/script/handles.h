@@ -6,6 +6,7 @@
 #define RK_SCRIPT_HANDLES_H
 
 #include <pthread.h>
+#include "base/strbuf.h"
 #include "rk.h"
 
 /* One open runtime. Entries are reused for later runtimes and never freed. */
@@ -20,7 +21,7 @@ typedef struct rk__handle {
 /* Opens a runtime with its devices and lists it; rk_open without the script. gives. blocks: yes */
 int rk__handle_open(rk_runtime **out, const rk_config *config);
 /* Takes it off the list, then closes it as rk_close. takes. thread: the one that opened it */
-int rk__handle_close(rk_runtime *rt);
+int rk__handle_close(rk_runtime *rt, rk__strbuf *killed);
 /* The entry of a runtime; NULL: it is not open. thread: any. blocks: no */
 rk__handle *rk__handle_of(const rk_runtime *rt);
 /* rk_interrupt on every runtime that the calling thread opened. Async-signal-safe. */

@@ -116,13 +116,13 @@ static void refuse(lua_State *L, int index, const char *key, const char *why)
 
 void rk__lua_options(lua_State *L, int index, rk_options *options)
 {
-    static const char *const known[] = {"args",     "block",   "cpu",     "cpu_threads",
-                                        "full",     "grid",    "mailbox", "name",
-                                        "priority", "restart", "stack",   NULL};
+    static const char *const known[] = {
+        "args", "block",   "cpu",  "cpu_threads", "dedup",   "full",  "grid",
+        "mailbox", "name", "priority", "restart", "stack", NULL};
     index = lua_absindex(L, index);
     luaL_checktype(L, index, LUA_TTABLE);
     rk__lua_check_keys(L, index, "spawn", known);
-    refuse(L, index, "restart", "restarting is the work of a supervisor, which this version lacks");
+    refuse(L, index, "restart", "restarting is the work of a supervisor: runtime:supervise");
     refuse(L, index, "priority",
            "threads of actors all have the priority of the process; messages "
            "have priorities of their own");
@@ -141,6 +141,7 @@ void rk__lua_options(lua_State *L, int index, rk_options *options)
         (size_t)rk__lua_whole(L, index, "stack", 1 << 14, 1 << 30, (lua_Integer)options->stack);
     options->block = (uint32_t)rk__lua_whole(L, index, "block", 1, 1024, options->block);
     options->grid = (uint32_t)rk__lua_whole(L, index, "grid", 1, UINT32_MAX, options->grid);
+    options->dedup = (uint32_t)rk__lua_whole(L, index, "dedup", 0, 1 << 20, options->dedup);
     options->cpu_threads =
         (uint32_t)rk__lua_whole(L, index, "cpu_threads", 1, 1024, options->cpu_threads);
 }

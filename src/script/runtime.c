@@ -231,6 +231,12 @@ static void read_config(lua_State *L, rk_config *config)
     config->cache = option_text(L, "cache");
     lua_Number stop = option_number(L, "stop_timeout", (lua_Number)config->stop_timeout / 1e9);
     config->stop_timeout = rk__seconds(stop);
+    lua_Number drain = option_number(L, "drain", (lua_Number)config->drain / 1e9);
+    config->drain = rk__seconds(drain);
+    lua_Number letters = option_number(L, "dead_letters", config->dead_letters);
+    luaL_argcheck(L, letters >= 0 && letters <= UINT32_MAX, 1,
+                  "dead_letters is a number of messages");
+    config->dead_letters = (uint32_t)letters;
     lua_Number answer =
         option_number(L, "device_timeout", (lua_Number)config->device_timeout / 1e9);
     config->device_timeout = rk__seconds(answer);
@@ -267,12 +273,52 @@ static int open_runtime(lua_State *L)
 
 /* ---- closing ---- */
 
-static int close_handle(handle *h)
+static int close_handle(handle *h, rk__strbuf *killed)
 {
     rk_runtime *rt = h->rt;
     bool owned = h->owned;
     h->rt = NULL;
-    return rt != NULL && owned ? rk__handle_close(rt) : 0;
+    return rt != NULL && owned ? rk__handle_close(rt, killed) : 0;
+}
+
+/* The names of killed actors as a list: each has its NUL. */
+static int push_list(lua_State *L)
+{
+    const rk__strbuf *names = lua_touserdata(L, 1);
+    lua_newtable(L);
+    lua_Integer n = 0;
+    for (size_t at = 0; at < names->size; at += strlen(names->bytes + at) + 1) {
+        lua_pushstring(L, names->bytes + at);
+        lua_rawseti(L, -2, ++n);
+    }
+    return 1;
+}
+
+/* Pushes what `fn` makes of the names, and frees them. */
+static int push_names(lua_State *L, lua_CFunction fn, rk__strbuf *names)
+{
+    lua_pushcfunction(L, fn);
+    lua_pushlightuserdata(L, names);
+    int status = lua_pcall(L, 1, 1, 0);
+    rk__strbuf_free(names);
+    return status == LUA_OK ? 1 : lua_error(L);
+}
+
+/* The options of close: { drain = seconds }. */
+static void read_drain(lua_State *L, rk_runtime *rt)
+{
+    static const char *const known[] = {"drain", NULL};
+    if (lua_isnoneornil(L, 2)) {
+        return;
+    }
+    luaL_checktype(L, 2, LUA_TTABLE);
+    rk__lua_check_keys(L, 2, "close", known);
+    if (lua_getfield(L, 2, "drain") != LUA_TNIL) {
+        luaL_argcheck(L, lua_type(L, -1) == LUA_TNUMBER, 2, "drain is a number of seconds");
+        int64_t drain = rk__lua_timeout(L, -1, 0);
+        rt->drain = drain < 0 ? RK__FOREVER : drain;
+    }
+    lua_pop(L, 1);
 }
 
 static int runtime_close(lua_State *L)
@@ -282,11 +328,21 @@ static int runtime_close(lua_State *L)
         return luaL_error(L, "this handle does not own its runtime: whoever opened it closes it");
     }
     rk_runtime *rt = h->rt;
-    int rc = close_handle(h);
+    rk__strbuf killed = RK__STRBUF_INIT;
+    if (rt != NULL) {
+        read_drain(L, rt);
+    }
+    int rc = close_handle(h, &killed);
     if (rt != NULL) {
         set_anchor(L, rt, false);
     }
-    return rc < 0 ? rk__lua_fail(L, rc) : (lua_pushboolean(L, 1), 1);
+    if (rc < 0) {
+        rk__strbuf_free(&killed);
+        return rk__lua_fail(L, rc);
+    }
+    lua_pushboolean(L, 1);
+    push_names(L, push_list, &killed);
+    return 2;
 }
 
 /* <close>: what would not stop is in the log already. */
@@ -294,7 +350,7 @@ static int runtime_leave(lua_State *L)
 {
     handle *h = luaL_checkudata(L, 1, class_name);
     rk_runtime *rt = h->owned ? h->rt : NULL;
-    close_handle(h);
+    close_handle(h, NULL);
     if (rt != NULL) {
         set_anchor(L, rt, false);
     }
@@ -303,7 +359,7 @@ static int runtime_leave(lua_State *L)
 
 static int runtime_gc(lua_State *L)
 {
-    close_handle(luaL_checkudata(L, 1, class_name));
+    close_handle(luaL_checkudata(L, 1, class_name), NULL);
     return 0;
 }
 
@@ -435,7 +491,7 @@ static int runtime_stats(lua_State *L)
     if (rc < 0) {
         return rk__lua_fail(L, rc);
     }
-    lua_createtable(L, 0, 10);
+    lua_createtable(L, 0, 12);
     set_integer(L, "actors", stats.actors);
     set_integer(L, "spawned", stats.spawned);
     set_integer(L, "terminated", stats.terminated);
@@ -443,6 +499,8 @@ static int runtime_stats(lua_State *L)
     set_integer(L, "messages_sent", stats.messages_sent);
     set_integer(L, "dropped", stats.dropped);
     set_integer(L, "dead_letters", stats.dead_letters);
+    set_integer(L, "expired", stats.expired);
+    set_integer(L, "rejected", stats.rejected);
     set_integer(L, "late_replies", stats.late_replies);
     set_integer(L, "kernels_compiled", stats.kernels_compiled);
     set_integer(L, "cache_hits", stats.cache_hits);

@@ -182,7 +182,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < SENDERS; i++) {
         pthread_join(threads[i], NULL);
     }
-    if (rk__runtime_close(rt) < 0) {
+    if (rk__runtime_close(rt, NULL) < 0) {
         die("close");
     }
     /* Every accepted message was received or is a dead letter; a refused call may be either, or was

@@ -22,7 +22,7 @@ static void open_runtime(void)
 
 static void close_runtime(void)
 {
-    cr_assert_eq(rk__runtime_close(rt), 0, "%s", rk_errdetail());
+    cr_assert_eq(rk__runtime_close(rt, NULL), 0, "%s", rk_errdetail());
 }
 
 TestSuite(actor, .init = open_runtime, .fini = close_runtime, .timeout = 60);
@@ -604,7 +604,7 @@ Test(actor, a_forked_child_gets_an_error)
         rk_pid pid;
         int ok = rk_self() == RK_NOBODY && rk_receive(&m, 0) == RK_EFORK &&
                  rk_spawn_c(rt, &pid, doubler, NULL, NULL) == RK_EFORK &&
-                 rk__runtime_close(rt) == RK_EFORK && strstr(rk_errdetail(), "fork") != NULL;
+                 rk__runtime_close(rt, NULL) == RK_EFORK && strstr(rk_errdetail(), "fork") != NULL;
         _exit(ok ? 7 : 1);
     }
     int status = 0;
@@ -707,7 +707,7 @@ Test(actor, deactivating_an_actor_that_ends_does_not_wait_for_a_border)
 
 static int close_inside(void *arg)
 {
-    *(int *)arg = rk__runtime_close(rt);
+    *(int *)arg = rk__runtime_close(rt, NULL);
     return 0;
 }
 
@@ -823,7 +823,7 @@ Test(actor_alone, close_reports_what_cannot_be_stopped, .timeout = 60)
     rk_pid pid;
     cr_assert_eq(rk__runtime_open(&rt, &config), 0);
     cr_assert_eq(rk_spawn_c(rt, &pid, stubborn, &leave, NULL), 0);
-    cr_assert_eq(rk__runtime_close(rt), RK_ETIMEOUT);
+    cr_assert_eq(rk__runtime_close(rt, NULL), RK_ETIMEOUT);
     __atomic_store_n(&leave, 1, __ATOMIC_SEQ_CST);
     usleep(50000);
 }
