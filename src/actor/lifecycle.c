@@ -286,8 +286,9 @@ int rk__actor_supervise(rk_pid child)
     char text[RK_PID_TEXT];
     int code = rk__actor_get(child, &a);
     if (code == 0 && (self == NULL || a->parent != rk__actor_pid(self))) {
-        code = rk__fail(RK_EINVAL, "%s was launched by somebody else: only who launched it can be "
-                                   "its supervisor",
+        code = rk__fail(RK_EINVAL,
+                        "%s was launched by somebody else: only who launched it can be "
+                        "its supervisor",
                         rk_pid_format(child, text));
     }
     if (code == 0) {

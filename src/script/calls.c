@@ -639,11 +639,9 @@ void rk__lua_push_context(lua_State *L)
 static const luaL_Reg pid_methods[] = {
     {"send", pid_send},       {"cast", pid_cast}, {"call", pid_call}, {"try_call", pid_try_call},
     {"timeout", pid_timeout}, {"ttl", pid_ttl},   {NULL, NULL}};
-static const luaL_Reg proxy_methods[] = {{"send", pid_send},
-                                         {"cast", pid_cast},
-                                         {"call", pid_call},
-                                         {"try_call", pid_try_call},
-                                         {NULL, NULL}};
+static const luaL_Reg proxy_methods[] = {
+    {"send", pid_send},       {"cast", pid_cast}, {"call", pid_call}, {"try_call", pid_try_call},
+    {"timeout", pid_timeout}, {"ttl", pid_ttl},   {NULL, NULL}};
 static const luaL_Reg module_functions[] = {{"self", self},
                                             {"receive", module_receive},
                                             {"messages", messages},

@@ -116,9 +116,9 @@ static void refuse(lua_State *L, int index, const char *key, const char *why)
 
 void rk__lua_options(lua_State *L, int index, rk_options *options)
 {
-    static const char *const known[] = {
-        "args", "block",   "cpu",  "cpu_threads", "dedup",   "full",  "grid",
-        "mailbox", "name", "priority", "restart", "stack", NULL};
+    static const char *const known[] = {"args",    "block", "cpu",     "cpu_threads", "dedup",
+                                        "full",    "grid",  "mailbox", "name",        "priority",
+                                        "restart", "stack", NULL};
     index = lua_absindex(L, index);
     luaL_checktype(L, index, LUA_TTABLE);
     rk__lua_check_keys(L, index, "spawn", known);

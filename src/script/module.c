@@ -235,9 +235,12 @@ static int all_actors(lua_State *L)
     return 1;
 }
 
-static const luaL_Reg functions[] = {{"now", monotonic_seconds},   {"register", register_name},
-                                     {"whereis", where_is},        {"names", all_names},
-                                     {"actors", all_actors},       {"devices", rk__lua_devices},
+static const luaL_Reg functions[] = {{"now", monotonic_seconds},
+                                     {"register", register_name},
+                                     {"whereis", where_is},
+                                     {"names", all_names},
+                                     {"actors", all_actors},
+                                     {"devices", rk__lua_devices},
                                      {NULL, NULL}};
 
 /* ---- the table ---- */

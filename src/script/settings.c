@@ -11,8 +11,8 @@
 #include "base/strbuf.h"
 
 const char *const rk__setting_names[] = {
-    "cache", "dead_letters", "device", "device_memory", "device_timeout", "drain",
-    "kill_signal", "mode", "pin", "pinned_memory", "stop_timeout", NULL};
+    "cache",       "dead_letters", "device", "device_memory", "device_timeout", "drain",
+    "kill_signal", "mode",         "pin",    "pinned_memory", "stop_timeout",   NULL};
 enum { SETTING_COUNT = sizeof rk__setting_names / sizeof rk__setting_names[0] - 1 };
 
 static char *values[RK__LAYERS][SETTING_COUNT];
