@@ -636,10 +636,8 @@ void rk__lua_push_context(lua_State *L)
 
 /* ---- opening ---- */
 
+/* Of pids, and of what pid:timeout and pid:ttl give. */
 static const luaL_Reg pid_methods[] = {
-    {"send", pid_send},       {"cast", pid_cast}, {"call", pid_call}, {"try_call", pid_try_call},
-    {"timeout", pid_timeout}, {"ttl", pid_ttl},   {NULL, NULL}};
-static const luaL_Reg proxy_methods[] = {
     {"send", pid_send},       {"cast", pid_cast}, {"call", pid_call}, {"try_call", pid_try_call},
     {"timeout", pid_timeout}, {"ttl", pid_ttl},   {NULL, NULL}};
 static const luaL_Reg module_functions[] = {{"self", self},
@@ -694,7 +692,7 @@ void rk__lua_open_calls(lua_State *L)
     luaL_setfuncs(L, pid_methods, 0);
     rk__lua_add_control(L);
     lua_pop(L, 1);
-    open_class(L, proxy_class, proxy_methods);
+    open_class(L, proxy_class, pid_methods);
     open_class(L, timer_class, timer_methods);
     open_context(L);
     rk__lua_open_coroutines(L);
