@@ -91,6 +91,10 @@ static void *thread_main(void *arg)
         rk__host_started(a);
     }
     int code = h->ops->run(a, h->body, &reason);
+    rk_should_terminate(); /* takes notice of a stop request that came last: its reason */
+    if (code == RK_EINTR && __atomic_load_n(&a->interrupted, __ATOMIC_SEQ_CST)) {
+        code = RK_ESTOP; /* killed: pairs with the store in rk__actor_kill */
+    }
     reason = exit_reason(a, code, reason);
     pthread_mutex_lock(&h->lock); /* from here on nobody interrupts us */
     h->running = false;
