@@ -80,15 +80,16 @@ static int grow(void)
 
 static void reset(rk__actor *a, rk_runtime *rt, const rk__actor_class *class, void *impl)
 {
-    /* Late senders of the last owner may still look at these two (rk__actor_pushed). */
+    /* Late senders and watchers of the last owner may still look at what is stored atomically. */
     __atomic_store_n(&a->class, class, __ATOMIC_RELEASE);
     __atomic_store_n(&a->runtime, rt, __ATOMIC_RELEASE);
     __atomic_store_n(&a->impl, impl, __ATOMIC_RELEASE);
     a->name[0] = a->label[0] = '\0';
     a->parent = RK_NOBODY;
-    a->supervised = a->trap_exit = 0;
-    a->patience = 0;
-    a->blocked_on = RK_NOBODY;
+    __atomic_store_n(&a->supervised, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&a->trap_exit, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&a->patience, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&a->blocked_on, RK_NOBODY, __ATOMIC_RELAXED);
     a->attend = NULL;
     a->cpu = -1;
     a->stop_requested = a->interrupted = 0;
