@@ -363,7 +363,8 @@ function runtime:replay(letter, to) end
 ---Forgets all letters.
 function runtime:clear_dead_letters() end
 
----Counters: actors spawned terminated failed messages_sent dropped (full mailboxes) dead_letters (other
+---Counters: actors spawned terminated failed messages_sent messages_received unfinished (nobody waited for
+---an answer, and the handler failed or its actor was killed meanwhile) dropped (full mailboxes) dead_letters (other
 ---reasons; of these expired, rejected) late_replies kernels_compiled cache_hits.
 ---@return table<string, integer>
 function runtime:stats() end

@@ -467,9 +467,11 @@ RK_API size_t rk_actors(rk_runtime *rt, rk_pid *pids, size_t capacity);
 
 typedef struct rk_stats {
     uint64_t actors, spawned, terminated, failed;
-    uint64_t messages_sent;
-    uint64_t dropped;           /* lost to full mailboxes */
-    uint64_t dead_letters;      /* lost for other reasons; of these: */
+    uint64_t messages_sent, messages_received;
+    uint64_t unfinished;   /* messages nobody waited for an answer to, whose handler did not come
+                                 * to an end: it failed, or its actor was killed meanwhile */
+    uint64_t dropped;      /* lost to full mailboxes */
+    uint64_t dead_letters; /* lost for other reasons; of these: */
     uint64_t expired, rejected; /* time to live; not taken by the receiver */
     uint64_t late_replies;      /* answers that came after their caller had given up */
     uint64_t kernels_compiled, cache_hits;

@@ -75,6 +75,7 @@ struct rk__actor {
     /* Offered replies that the thread did not wait for itself; true: taken. NULL: they are late. */
     bool (*claim)(rk__actor *self, rk_message *m);
     bool stop_reported; /* receive returned RK_ESTOP for this request already */
+    bool handling;      /* a message that nobody waits for an answer to was handed out last */
     uint64_t sent, received, failed, late_replies; /* relaxed atomics, one writer each */
     uint64_t birth;                                /* counts slots handed out: newest first */
     rk__histogram *waits; /* from sent to received, of stamped messages; NULL until the first */

@@ -1,6 +1,7 @@
 /* inspect.c -- looking at actors and runtimes from any thread; counters are relaxed. */
 #include "actor/runtime.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include "base/error.h"
 
@@ -52,6 +53,20 @@ size_t rk_actors(rk_runtime *rt, rk_pid *pids, size_t capacity)
     return rk__actor_list(rt, pids, capacity);
 }
 
+/* What the actors that live have done; the others have left their numbers with the runtime. */
+static void add_living(rk_runtime *rt, rk_stats *out)
+{
+    size_t capacity = rk__actor_list(rt, NULL, 0) + 16;
+    rk_pid *pids = calloc(capacity, sizeof *pids);
+    size_t n = pids != NULL ? rk__actor_list(rt, pids, capacity) : 0;
+    for (size_t i = 0; i < n && i < capacity; i++) {
+        const rk__actor *a = rk__actor_find(pids[i]);
+        out->messages_sent += a != NULL ? counter(&a->sent) : 0;
+        out->messages_received += a != NULL ? counter(&a->received) : 0;
+    }
+    free(pids);
+}
+
 int rk_runtime_stats(rk_runtime *rt, rk_stats *out)
 {
     if (rk__forked()) {
@@ -63,6 +78,9 @@ int rk_runtime_stats(rk_runtime *rt, rk_stats *out)
     out->terminated = counter(&rt->terminated);
     out->failed = counter(&rt->failed);
     out->messages_sent = counter(&rt->messages_sent);
+    out->messages_received = counter(&rt->messages_received);
+    out->unfinished = counter(&rt->unfinished);
+    add_living(rt, out);
     out->dropped = counter(&rt->dropped);
     out->dead_letters = counter(&rt->dead_letters);
     out->expired = counter(&rt->expired);

@@ -350,6 +350,8 @@ void rk__actor_exit(rk__actor *a, const rk__end *given)
         rk__cpu_leave(a->cpu);
     }
     __atomic_add_fetch(&rt->messages_sent, a->sent, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&rt->messages_received, a->received, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&rt->unfinished, a->handling && !end.normal, __ATOMIC_RELAXED);
     rk__actor_release(a);
     rk__runtime_actor_gone(rt);
 }

@@ -100,7 +100,7 @@ static void reset(rk__actor *a, rk_runtime *rt, const rk__actor_class *class, vo
     a->next_token = 0;
     a->mailbox.park.cpu = -1;
     a->mailbox.park.average = 0;
-    a->stop_reported = false;
+    a->stop_reported = a->handling = false;
     a->sent = a->received = a->failed = a->late_replies = 0;
     a->birth = ++birth;
 }

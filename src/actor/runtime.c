@@ -118,7 +118,8 @@ static void reset(rk_runtime *rt)
     rt->names = rt->script = rt->devices = NULL;
     rt->script_close = rt->devices_close = NULL;
     rt->finished = NULL;
-    rt->spawned = rt->terminated = rt->failed = rt->messages_sent = 0;
+    rt->spawned = rt->terminated = rt->failed = 0;
+    rt->messages_sent = rt->messages_received = rt->unfinished = 0;
     rt->dropped = rt->dead_letters = rt->late_replies = rt->expired = rt->rejected = 0;
     rt->kernels_compiled = rt->cache_hits = 0;
 }

@@ -60,8 +60,10 @@ struct rk_runtime {
     void (*devices_close)(rk_runtime *rt);
 
     /* Counters: relaxed atomics. */
-    uint64_t spawned, terminated, failed, messages_sent, dropped, dead_letters, late_replies;
-    uint64_t expired, rejected; /* of dead_letters */
+    uint64_t spawned, terminated, failed, dropped, dead_letters, late_replies;
+    uint64_t expired, rejected;                /* of dead_letters */
+    uint64_t messages_sent, messages_received; /* of actors that have ended */
+    uint64_t unfinished;
     uint64_t kernels_compiled, cache_hits;
 };
 

@@ -234,6 +234,7 @@ static void remove_outstanding(rk__actor *self, rk_message *m)
 
 void rk__received(rk__actor *self, rk_message *m)
 {
+    self->handling = m->flags & RK__CREDITED && !(m->flags & RK__CALL);
     rk__mailbox_credit(&self->mailbox, m);
     __atomic_store_n(&self->received, self->received + 1, __ATOMIC_RELAXED);
     if (m->flags & RK__STAMPED) {

@@ -267,6 +267,7 @@ rk_message *rk__next_mail(rk__actor *self, bool (*accept)(const rk_message *, vo
 {
     struct choosing c = {self, accept, arg};
     rk_message *m;
+    self->handling = false; /* who asks for more is done with the last */
     take_system(self);
     while ((m = rk__mailbox_find(&self->mailbox, accept != NULL ? choose : NULL, &c, seen)) !=
            NULL) {

@@ -497,6 +497,8 @@ static int runtime_stats(lua_State *L)
     set_integer(L, "terminated", stats.terminated);
     set_integer(L, "failed", stats.failed);
     set_integer(L, "messages_sent", stats.messages_sent);
+    set_integer(L, "messages_received", stats.messages_received);
+    set_integer(L, "unfinished", stats.unfinished);
     set_integer(L, "dropped", stats.dropped);
     set_integer(L, "dead_letters", stats.dead_letters);
     set_integer(L, "expired", stats.expired);
