@@ -350,8 +350,9 @@ function runtime:on_dead_letter(fn) end
 
 ---The last messages that were lost, oldest first. A send that is refused to its sender ("EFULL",
 ---"ETIMEOUT"...) loses nothing; one to a dead actor does both.
+---@param after? integer only letters with numbers above this one
 ---@return rk.kept_letter[]
-function runtime:dead_letters() end
+function runtime:dead_letters(after) end
 
 ---Sends a letter once more, as a plain message of its first sender: to whom it was sent, to who has that
 ---name now, or to another actor. It is then a letter no more, unless it is lost again.

@@ -343,9 +343,10 @@ typedef struct rk_dead_letter {
     int64_t age;               /* ns since it was lost */
     rk_message *message;       /* a handle to be released, or sent */
 } rk_dead_letter;
-/* Copies up to `capacity` letters, oldest first, and returns how many there are; gives their messages.
- * RK_ENOMEM. thread: any. blocks: no */
-RK_API int rk_dead_letters(rk_runtime *rt, rk_dead_letter *letters, size_t capacity);
+/* Copies up to `capacity` of the letters with numbers above `after`, oldest first, and returns how many
+ * such are kept; gives their messages. RK_ENOMEM. thread: any. blocks: no */
+RK_API int rk_dead_letters(rk_runtime *rt, uint64_t after, rk_dead_letter *letters,
+                           size_t capacity);
 /* Sends a letter once more, to `to` (RK_NOBODY: to whom it was sent, or to who has that name now), as a
  * plain message of its first sender without a time to live; it is a letter no more. Does not wait for
  * room. RK_ENOENT: no such letter (any more); as rk_send: then it stays. thread: any. blocks: no */

@@ -185,26 +185,29 @@ static int copy(rk_dead_letter *out, const letter *l, int64_t now)
     return code;
 }
 
-int rk_dead_letters(rk_runtime *rt, rk_dead_letter *letters, size_t capacity)
+int rk_dead_letters(rk_runtime *rt, uint64_t after, rk_dead_letter *letters, size_t capacity)
 {
     rk__letters *q = &rt->letters;
     int code = 0;
-    uint32_t i = 0;
+    uint32_t copied = 0, first = 0;
     int64_t now = rk__now();
     if (rk__forked()) {
         return rk__fork_error();
     }
     pthread_mutex_lock(&q->lock);
-    int count = (int)q->count;
-    for (; code == 0 && i < q->count && i < capacity; i++) {
-        code = copy(&letters[i], at(q, i), now);
+    while (first < q->count && at(q, first)->number <= after) {
+        first++;
+    }
+    uint32_t count = q->count - first;
+    for (; code == 0 && copied < count && copied < capacity; copied++) {
+        code = copy(&letters[copied], at(q, first + copied), now);
     }
     pthread_mutex_unlock(&q->lock);
     if (code == 0) {
-        return count;
+        return (int)count;
     }
-    for (uint32_t k = 0; k + 1 < i; k++) {
-        rk__delivery_free(letters[k].message);
+    for (uint32_t i = 0; i + 1 < copied; i++) {
+        rk__delivery_free(letters[i].message);
     }
     return code;
 }

@@ -250,13 +250,14 @@ static int push_letters(lua_State *L)
     return 1;
 }
 
-/* runtime:dead_letters() */
+/* runtime:dead_letters([after]) */
 static int dead_letters(lua_State *L)
 {
     rk_runtime *rt = rk__lua_check_runtime(L, 1);
-    int room = rk_dead_letters(rt, NULL, 0) + 16;
+    uint64_t after = (uint64_t)luaL_optinteger(L, 2, 0);
+    int room = rk_dead_letters(rt, after, NULL, 0) + 16;
     struct letters letters = {calloc((size_t)(room > 0 ? room : 1), sizeof *letters.list), 0};
-    int count = letters.list != NULL ? rk_dead_letters(rt, letters.list, (size_t)room)
+    int count = letters.list != NULL ? rk_dead_letters(rt, after, letters.list, (size_t)room)
                                      : rk__fail(RK_ENOMEM, "no memory for a list of letters");
     if (count < 0) {
         free(letters.list);

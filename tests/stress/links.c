@@ -79,7 +79,7 @@ static void send_one(uint64_t *state)
 static void replay_one(void)
 {
     rk_dead_letter letter;
-    if (rk_dead_letters(rt, &letter, 1) > 0) {
+    if (rk_dead_letters(rt, 0, &letter, 1) > 0) {
         rk_message_release(letter.message);
         rk_dead_letter_replay(rt, letter.number, RK_NOBODY);
     }

@@ -271,7 +271,7 @@ Test(flow, an_expired_message_is_a_dead_letter_and_others_are_not)
     cr_assert(taken[0] == 2 && taken[1] == 3);
     cr_assert(stats().expired == 1 && stats().dead_letters == 1 && stats().dropped == 0);
     rk_dead_letter letter;
-    cr_assert_eq(rk_dead_letters(rt, &letter, 1), 1);
+    cr_assert_eq(rk_dead_letters(rt, 0, &letter, 1), 1);
     cr_assert(letter.code == RK_EEXPIRED && letter.to == pid && letter.from == rk_self());
     cr_assert_eq(field(letter.message, "n"), 1);
     cr_assert_str_eq(rk_dead_letter_reason(letter.code), "expired");
@@ -356,7 +356,7 @@ Test(flow, the_last_letters_are_kept_in_order)
     for (int i = 1; i <= 6; i++) {
         lose(pid, i);
     }
-    cr_assert_eq(rk_dead_letters(rt, letters, 8), 4);
+    cr_assert_eq(rk_dead_letters(rt, 0, letters, 8), 4);
     for (int i = 0; i < 4; i++) {
         cr_assert_eq(letters[i].number, (uint64_t)i + 3);
         cr_assert_eq(field(letters[i].message, "n"), i + 3);
@@ -364,7 +364,7 @@ Test(flow, the_last_letters_are_kept_in_order)
         rk_message_release(letters[i].message);
     }
     rk_dead_letters_clear(rt);
-    cr_assert_eq(rk_dead_letters(rt, letters, 8), 0);
+    cr_assert_eq(rk_dead_letters(rt, 0, letters, 8), 0);
     cr_assert_eq(stats().dead_letters, 6);
 }
 
@@ -376,7 +376,7 @@ Test(flow, a_letter_is_sent_again_to_whom_has_the_name_now)
     lose(old, 6);
     cr_assert_eq(rk_terminate(old, NULL, 10 * SECOND), 0);
     cr_assert_eq(rk_dead_letter_replay(rt, 1, RK_NOBODY), RK_EDEAD);
-    cr_assert_eq(rk_dead_letters(rt, NULL, 0), 2, "a letter that cannot be sent stays");
+    cr_assert_eq(rk_dead_letters(rt, 0, NULL, 0), 2, "a letter that cannot be sent stays");
     rk_pid now = spawn(takes, NULL, "service", 0, 0);
     pthread_barrier_wait(&gate);
     cr_assert_eq(rk_dead_letter_replay(rt, 1, RK_NOBODY), 0, "%s", rk_errdetail());
@@ -401,7 +401,7 @@ Test(flow, a_letter_that_meets_a_full_mailbox_stays_where_it_was)
         lose(pid, i);
     }
     cr_assert_eq(rk_dead_letter_replay(rt, 2, RK_NOBODY), RK_EFULL);
-    cr_assert_eq(rk_dead_letters(rt, letters, 4), 3);
+    cr_assert_eq(rk_dead_letters(rt, 0, letters, 4), 3);
     for (int i = 0; i < 3; i++) {
         cr_assert_eq(letters[i].number, (uint64_t)i + 1);
         rk_message_release(letters[i].message);
@@ -420,7 +420,7 @@ Test(flow, large_letters_make_room_for_each_other)
         cr_assert_eq(rk_message_new(&m, large), 0);
         rk__letters_keep(wide, rk_self(), m, RK_EDEAD);
     }
-    int kept = rk_dead_letters(wide, NULL, 0);
+    int kept = rk_dead_letters(wide, 0, NULL, 0);
     cr_assert(kept > 200 && kept < 256, "%d", kept);
     cr_assert_eq(rk__runtime_close(wide, NULL), 0);
 }
