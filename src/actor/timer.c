@@ -17,12 +17,14 @@
  *   ("opened") when it is the earliest one and has more than FEW timers; a shorter one is searched.
  * - A new wheel has the highest level in which its timers differ; levels in which all agree are
  *   left out. A deadline beyond the range of a wheel gets one above both. A wheel that is empty, or
- *   has a single wheel in it, goes. So one to FEW timers need no wheel at all.
+ *   has a single wheel in it, goes.
+ * - Up to ALONE timers need no wheel at all: they are one list in order. (When it was opened since
+ *   there were more, it stays so until the last wheel is empty.)
  *
- * Order: by deadline, then by the number that adding gave. Only timers of one deadline need a list
- * in order, and these meet in a place of level 0. A new timer belongs at the end of any list. One
- * with a period comes back with its old number: at level 0 it walks from the front past those that
- * are older (and set for the very same nanosecond), elsewhere the order does not matter.
+ * Order: by deadline, then by the number that adding gave; a timer with a period keeps its number.
+ * Two kinds of list are in order: the one without a wheel, and those at level 0, where all have the
+ * same deadline. There a new timer belongs at the end; one with a period comes back with its old
+ * number and walks past the newer ones that are set for the very same nanosecond.
  *
  * Cost: levels fall along every path, so adding looks at eleven wheels at most, as does the search
  * for the earliest place; cancelling unlinks from a ring whose place the slot knows, and at most
@@ -42,7 +44,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DIGIT = 6, PLACES = 1 << DIGIT, FEW = 8, SLOTS_MAX = 1 << 30, WHEELS_MAX = 1 << 25 };
+enum {
+    DIGIT = 6,
+    PLACES = 1 << DIGIT,
+    TOP = 63 / DIGIT,
+    FEW = 8,
+    ALONE = 16,
+    SLOTS_MAX = 1 << 30,
+    WHEELS_MAX = 1 << 25
+};
 
 /* A link is what a place has: a slot (the first one of a list), WHEEL | a wheel, or NOTHING. */
 #define NOTHING UINT32_MAX
@@ -160,10 +170,9 @@ static void hang(rk__timers *t, uint32_t place, uint32_t link)
     }
 }
 
-/* Whether all timers at the place have one deadline: then their list is in order. */
-static bool is_exact(const rk__timers *t, uint32_t place)
+static bool is_in_order(const rk__timers *t, uint32_t place)
 {
-    return place < ASIDE && t->wheels[place / PLACES].level == 0;
+    return place == ROOT || (place < ASIDE && t->wheels[place / PLACES].level == 0);
 }
 
 /* An empty wheel, at no place yet; NOTHING: no memory. */
@@ -214,7 +223,7 @@ static void prune(rk__timers *t, uint32_t place)
 
 /* ---- lists ---- */
 
-/* Into the list at the place: at its end, or in order where that matters. */
+/* Into the list at the place: at its end, or in order where the list is. */
 static void enlist(rk__timers *t, uint32_t place, uint32_t slot)
 {
     timer_slot *s = &t->slots[slot];
@@ -225,10 +234,10 @@ static void enlist(rk__timers *t, uint32_t place, uint32_t slot)
         hang(t, place, slot);
         return;
     }
-    if (is_exact(t, place) && s->order < t->slots[t->slots[head].previous].order) {
-        while (t->slots[next].order < s->order) {
-            next = t->slots[next].next;
-        }
+    if (is_in_order(t, place) && before(t, slot, t->slots[head].previous)) {
+        do {
+            next = t->slots[next].previous;
+        } while (next != head && before(t, slot, t->slots[next].previous));
         if (next == head) {
             hang(t, place, slot);
         }
@@ -275,11 +284,12 @@ static uint32_t place_for(rk__timers *t, uint64_t key)
 static uint32_t open_list(rk__timers *t, uint32_t place)
 {
     uint32_t head = *link_at(t, place), slot = head;
+    uint32_t highest = place < ASIDE ? t->wheels[place / PLACES].level - 1 : TOP;
     uint64_t key = key_of(t, head), spread = 0;
-    do {
+    do { /* most lists differ in the highest digit they can, at once */
         spread |= key ^ key_of(t, slot);
         slot = t->slots[slot].next;
-    } while (slot != head);
+    } while (slot != head && level_of(spread) < highest);
     uint32_t number = new_wheel(t, level_of(spread), key);
     if (number == NOTHING) {
         return NOTHING;
@@ -298,21 +308,14 @@ static uint32_t open_list(rk__timers *t, uint32_t place)
 
 /* ---- the nearest ---- */
 
-static bool is_long(const rk__timers *t, uint32_t head)
-{
-    uint32_t slot = t->slots[head].next;
-    for (int i = 1; slot != head; i++, slot = t->slots[slot].next) {
-        if (i == FEW) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static uint32_t nearest_of(const rk__timers *t, uint32_t head)
+/* The nearest of a list; NOTHING: there are more than `most`. */
+static uint32_t nearest_of(const rk__timers *t, uint32_t head, uint32_t most)
 {
     uint32_t best = head;
     for (uint32_t slot = t->slots[head].next; slot != head; slot = t->slots[slot].next) {
+        if (--most == 0) {
+            return NOTHING;
+        }
         best = before(t, slot, best) ? slot : best;
     }
     return best;
@@ -320,20 +323,26 @@ static uint32_t nearest_of(const rk__timers *t, uint32_t head)
 
 static uint32_t nearest_inside(rk__timers *t)
 {
-    uint32_t place = ROOT, link = t->root, opened;
+    uint32_t place = ROOT, link = t->root;
     for (;;) {
         if (is_wheel(link)) {
             const timer_wheel *w = &t->wheels[link & ~WHEEL];
             unsigned earliest = (unsigned)__builtin_ctzll(w->used);
             place = (link & ~WHEEL) * PLACES + earliest;
             link = w->links[earliest];
-        } else if (link == NOTHING || is_exact(t, place)) {
-            return link;
-        } else if (is_long(t, link) && (opened = open_list(t, place)) != NOTHING) {
-            link = opened;
-        } else {
-            return nearest_of(t, link);
+            continue;
         }
+        if (link == NOTHING || is_in_order(t, place)) {
+            return link;
+        }
+        uint32_t found = nearest_of(t, link, FEW), opened;
+        if (found != NOTHING) {
+            return found;
+        }
+        if ((opened = open_list(t, place)) == NOTHING) {
+            return nearest_of(t, link, UINT32_MAX);
+        }
+        link = opened;
     }
 }
 
@@ -342,7 +351,7 @@ static uint32_t nearest(rk__timers *t)
     if (t->first == NOTHING && t->count > 0) {
         uint32_t inside = nearest_inside(t), outside = t->aside;
         if (outside != NOTHING) {
-            outside = nearest_of(t, outside);
+            outside = nearest_of(t, outside, UINT32_MAX);
             inside = inside == NOTHING || before(t, outside, inside) ? outside : inside;
         }
         t->first = inside;
@@ -378,6 +387,9 @@ rk__timer_id rk__timers_add(rk__timers *t, int64_t deadline, int64_t period, voi
     set(t, slot, deadline);
     if (t->count++ == 0 || (t->first != NOTHING && before(t, slot, t->first))) {
         t->first = slot;
+    }
+    if (t->count > ALONE && !is_wheel(t->root)) {
+        open_list(t, ROOT);
     }
     return (uint64_t)s->generation << 32 | slot;
 }
