@@ -24,7 +24,12 @@ local CASES = { -- name, label, program; in this order in the table
   { "port_lua", "main script -> Lua, typed", pairs_of .. "port_lua" },
   { "lua_kernel", "Lua -> ring kernel (cpu)", pairs_of .. "lua_kernel" },
 }
-local OTHERS = { "idle", "lua bench/idle.lua", "launch cold %s", "launch warm %s" }
+local OTHERS = { "idle", "lua bench/idle.lua", "launch cold %s", "launch warm %s", "timers" }
+local TIMERS = { -- what a step of timers.c does, label
+  { "cancel", "any cancelled, one set" },
+  { "answer", "oldest cancelled, one set" },
+  { "expire", "nearest expired, one set" },
+}
 
 ---------------------------------------------------------------------------------------------------
 -- The machine
@@ -237,6 +242,19 @@ local function single_row(rounds, label, case, name, text, target)
   return { label, text(value.median), range(value, text), "", "", "", "", "", "", target or "" }
 end
 
+-- Timing wheels, and the heap of the same run beside them.
+local function timer_rows(rounds, rows)
+  for _, count in ipairs { 10, 1000, 100000 } do
+    for _, step in ipairs(TIMERS) do
+      local case = ("timers_%s_%d"):format(step[1], count)
+      local beside = ("%.2f x heap (%s)"):format(metric(rounds, case, "ratio").median,
+        time_text(metric(rounds, case, "heap").median))
+      rows[#rows + 1] = single_row(rounds, ("%d timers: %s"):format(count, step[2]), case, "wheels",
+        time_text, beside)
+    end
+  end
+end
+
 local HEADER = { "round trip; one way", "p50", "min..max", "p99", "p99.9", "x raw", "messages/s",
   "min..max", "x raw", "target" }
 
@@ -254,6 +272,7 @@ local function rows_of(rounds)
   add("1000 C actors: spawn, call, stop", "idle_c", "total", time_text)
   add("resident, per idle Lua actor", "idle_lua", "memory", size_text)
   add("resident, per idle C actor", "idle_c", "memory", size_text)
+  timer_rows(rounds, rows)
   return rows
 end
 

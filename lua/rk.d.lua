@@ -572,18 +572,24 @@ function rk.should_terminate() end
 ---@return true?, string? message, string? code
 function rk.sleep(seconds) end
 
+---Lives until it fires, is cancelled, or its actor ends.
 ---@class rk.timer
 local timer = {}
 ---@return boolean was it still set
 function timer:cancel() end
+---When it fires next, on the clock of rk.now; nil: it fired or was cancelled. In the function of an
+---`every` this is the tick after the one that is being called for.
+---@return number?
+function timer:due() end
 
----Calls fn once, in this actor.
+---Calls fn once, in this actor. A negative delay, or NaN, is an error; math.huge is never.
 ---@param seconds number
 ---@param fn fun()
 ---@return rk.timer
 function rk.after(seconds, fn) end
 
----Calls fn again and again.
+---Calls fn again and again. Its ticks lie on the grid now + k * seconds and do not drift; those that
+---pass while a call still runs, or that nobody had time for, are left out. The period must be above 0.
 ---@param seconds number
 ---@param fn fun()
 ---@return rk.timer

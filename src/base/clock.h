@@ -35,13 +35,14 @@ static inline int64_t rk__remaining(int64_t deadline)
 }
 
 /* Seconds to nanoseconds as Lua means them: nil is mapped by the caller, negative is for ever,
- * NaN counts as negative; saturates. */
+ * NaN counts as negative; saturates. To the nearest: 0.0003 is 300000, not what the product of two
+ * doubles just below it would be cut to. */
 static inline int64_t rk__seconds(double seconds)
 {
     if (!(seconds >= 0)) {
         return -1;
     }
-    return seconds >= 9.2e9 ? RK__FOREVER : (int64_t)(seconds * 1e9);
+    return seconds >= 9.2e9 ? RK__FOREVER : (int64_t)(seconds * 1e9 + 0.5);
 }
 
 #endif

@@ -18,7 +18,7 @@
 enum { MODE_SEND, MODE_CALL, MODE_TRY };
 enum { STAGE_POST, STAGE_ROOM, STAGE_ANSWER };
 
-static const char proxy_class[] = "rk.timeout", timer_class[] = "rk.timer", ctx_class[] = "rk.ctx";
+static const char proxy_class[] = "rk.timeout", ctx_class[] = "rk.ctx";
 static const char context_key; /* registry: the `ctx` object */
 
 /* userdata: pid:timeout(s), pid:ttl(s); how a message goes to an actor */
@@ -535,57 +535,6 @@ static int sleep_for(lua_State *L)
     return sleep_end(L, LUA_OK, (lua_KContext)w);
 }
 
-static int set_timer(lua_State *L, bool periodic)
-{
-    rk__lua_host *host = rk__lua_host_of(L);
-    luaL_checktype(L, 2, LUA_TFUNCTION);
-    lua_Number seconds = luaL_checknumber(L, 1);
-    luaL_argcheck(L, seconds >= 0 && (!periodic || seconds > 0), 1,
-                  periodic ? "a period must be above 0 seconds" : "a delay cannot be negative");
-    int64_t delay = rk__seconds(seconds);
-    delay = periodic && delay == 0 ? 1 : delay;
-    rk__callback *callback = lua_newuserdatauv(L, sizeof *callback, 1);
-    memset(callback, 0, sizeof *callback);
-    callback->fires = RK__FIRES_CALLBACK;
-    callback->period = periodic ? seconds : 0;
-    luaL_setmetatable(L, timer_class);
-    lua_pushvalue(L, 2);
-    lua_setiuservalue(L, -2, 1);
-    lua_pushvalue(L, -1);
-    lua_rawsetp(L, LUA_REGISTRYINDEX, callback); /* kept while the timer is set */
-    callback->timer =
-        rk__timers_add(&host->timers, rk__deadline(delay), periodic ? delay : 0, callback);
-    if (!callback->timer) {
-        lua_pushnil(L);
-        lua_rawsetp(L, LUA_REGISTRYINDEX, callback);
-        return luaL_error(L, "out of memory for a timer");
-    }
-    return 1;
-}
-
-static int after(lua_State *L)
-{
-    return set_timer(L, false);
-}
-
-static int every(lua_State *L)
-{
-    return set_timer(L, true);
-}
-
-static int cancel(lua_State *L)
-{
-    rk__lua_host *host = rk__lua_host_of(L);
-    rk__callback *callback = luaL_checkudata(L, 1, timer_class);
-    bool set = rk__timers_cancel(&host->timers, callback->timer);
-    callback->timer = 0;
-    callback->cancelled = true;
-    lua_pushboolean(L, set);
-    lua_pushnil(L);
-    lua_rawsetp(L, LUA_REGISTRYINDEX, callback);
-    return 1;
-}
-
 static int fork_task(lua_State *L)
 {
     luaL_checktype(L, 1, LUA_TFUNCTION);
@@ -645,9 +594,6 @@ static const luaL_Reg module_functions[] = {{"self", self},
                                             {"messages", messages},
                                             {"reply", module_reply},
                                             {"sleep", sleep_for},
-                                            {"after", after},
-                                            {"every", every},
-                                            {"cancel", cancel},
                                             {"fork", fork_task},
                                             {"should_terminate", should_terminate},
                                             {NULL, NULL}};
@@ -686,14 +632,13 @@ static void open_context(lua_State *L)
 
 void rk__lua_open_calls(lua_State *L)
 {
-    static const luaL_Reg timer_methods[] = {{"cancel", cancel}, {NULL, NULL}};
     luaL_setfuncs(L, module_functions, 0);
     luaL_getsubtable(L, LUA_REGISTRYINDEX, "rk.pid");
     luaL_setfuncs(L, pid_methods, 0);
     rk__lua_add_control(L);
     lua_pop(L, 1);
     open_class(L, proxy_class, pid_methods);
-    open_class(L, timer_class, timer_methods);
     open_context(L);
+    rk__lua_open_timers(L);
     rk__lua_open_coroutines(L);
 }

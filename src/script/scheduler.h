@@ -194,10 +194,12 @@ void rk__lua_add_control(lua_State *L); /* stop, kill, info... into the table on
  * RK_ESTOP: asked to stop; RK_ELUA: the filter failed. gives */
 int rk__take_mail(rk__lua_host *host, rk__waiter *w, rk_message **out);
 
-/* ---- coroutine.c, server.c ---- */
+/* ---- coroutine.c, server.c, timers.c ---- */
 
 /* Replaces the functions of the `coroutine` library by ones that let the runtime's yields pass. */
 void rk__lua_open_coroutines(lua_State *L);
+/* Puts after, every and cancel into the table on top. */
+void rk__lua_open_timers(lua_State *L);
 /* Pushes the table of functions that rk/server.lua is built on. */
 void rk__lua_push_server(lua_State *L);
 /* `ctx.request`: pushes the request that is being handled, or nil. */
