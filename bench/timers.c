@@ -22,8 +22,8 @@ typedef struct subject {
     heap heap;
     uint64_t *ids;
     uint32_t count, oldest; /* timers; the oldest of a ring of them, for `answer` */
-    uint64_t random, steps, sum;
-    int64_t now, spent;
+    uint64_t random, sum;
+    int64_t now;
 } subject;
 
 static uint64_t draw(subject *s)
@@ -108,18 +108,34 @@ static void close_subject(subject *s)
     free(s->ids);
 }
 
-/* Steps for so long, or `until` there were so many in all. */
-static void slice(subject *s, void (*step)(subject *), int64_t duration, uint64_t until)
+/* What this thread itself has run: others on the cpu would be counted in whoever runs longer. */
+static int64_t ran(void)
 {
-    int64_t start = rk__now();
-    do {
-        for (int i = 0; i < BATCH; i++) {
-            step(s);
-            s->sum = s->sum * 31 + (uint64_t)next(s);
-        }
-        s->steps += BATCH;
-    } while (until ? s->steps < until : rk__now() - start < duration);
-    s->spent += rk__now() - start;
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* Gives ns per step. */
+static double slice(subject *s, void (*step)(subject *), uint64_t batches)
+{
+    int64_t start = ran();
+    for (uint64_t i = 0; i < batches * BATCH; i++) {
+        step(s);
+        s->sum = s->sum * 31 + (uint64_t)next(s);
+    }
+    return (double)(ran() - start) / (double)(batches * BATCH);
+}
+
+/* Warms both up, and finds how many batches take the duration. */
+static uint64_t calibrate(subject *a, subject *b, void (*step)(subject *), int64_t duration)
+{
+    uint64_t batches = 0;
+    for (int64_t start = ran(); ran() - start < duration; batches++) {
+        slice(a, step, 1);
+    }
+    slice(b, step, batches);
+    return batches;
 }
 
 static void measure(const char *name, void (*step)(subject *), uint32_t count)
@@ -128,18 +144,12 @@ static void measure(const char *name, void (*step)(subject *), uint32_t count)
     char label[64];
     bool in_order = step == step_answer;
     double of_wheels[SLICES], of_heap[SLICES], ratios[SLICES];
-    int64_t duration = bench_seconds() / 10;
     open_subject(&wheels, false, count, in_order);
     open_subject(&other, true, count, in_order);
-    slice(&wheels, step, duration, 0); /* warms up */
-    slice(&other, step, 0, wheels.steps);
+    uint64_t batches = calibrate(&wheels, &other, step, bench_seconds() / 10);
     for (int i = 0; i < SLICES; i++) {
-        uint64_t before = wheels.steps;
-        wheels.spent = other.spent = 0;
-        slice(&wheels, step, duration, 0);
-        slice(&other, step, 0, wheels.steps);
-        of_wheels[i] = (double)wheels.spent / (double)(wheels.steps - before);
-        of_heap[i] = (double)other.spent / (double)(wheels.steps - before);
+        of_wheels[i] = slice(&wheels, step, batches);
+        of_heap[i] = slice(&other, step, batches);
         ratios[i] = of_wheels[i] / of_heap[i];
     }
     if (wheels.sum != other.sum) {

@@ -23,8 +23,8 @@
  *
  * Order: by deadline, then by the number that adding gave; a timer with a period keeps its number.
  * Two kinds of list are in order: the one without a wheel, and those at level 0, where all have the
- * same deadline. There a new timer belongs at the end; one with a period comes back with its old
- * number and walks past the newer ones that are set for the very same nanosecond.
+ * same deadline: there a new timer goes to the end, and one with a period, which comes back with its
+ * old number, walks past the newer ones that are set for the very same nanosecond.
  *
  * Cost: levels fall along every path, so adding looks at eleven wheels at most, as does the search
  * for the earliest place; cancelling unlinks from a ring whose place the slot knows, and at most
@@ -34,8 +34,9 @@
  *
  * Memory: 48 bytes for a timer, 280 for a wheel, both in arrays that double; every wheel has two
  * places in use or a list, so there are fewer than two wheels for a timer, and usually one for many.
- * When no wheel can be had, timers still fire in time and in order: a list is searched as it is,
- * and a deadline that would need a wheel above others waits in the list `aside`.
+ * When no wheel can be had, timers still fire in time and in order, and only the cost grows: a list
+ * is searched or walked however long it is, and a deadline that would need a wheel above others
+ * waits in the list `aside`.
  *
  * Threads: the owner, nobody else.
  */
