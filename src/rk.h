@@ -257,6 +257,10 @@ typedef int (*rk_actor_fn)(void *arg);
  * RK_EEXIST the name is taken; RK_EINVAL, RK_ENOMEM, RK_ELIMIT. thread: any. blocks: no */
 RK_API int rk_spawn_c(rk_runtime *rt, rk_pid *out, rk_actor_fn fn, void *arg,
                       const rk_options *options);
+/* Registers a C actor under `name` (again: the new one serves later launches), for rk_spawn, Lua's
+ * runtime:spawn and supervisors: each instance runs fn(arg). borrows arg for the life of the process.
+ * RK_EINVAL a name of 0 or too many bytes; RK_ENOMEM. thread: any. blocks: no */
+RK_API int rk_actor_define(const char *name, rk_actor_fn fn, void *arg);
 /* Starts an actor or ring kernel from a definition registered in C or Lua under `name`:
  * rk_launch then rk_activate. RK_ENOENT lists the definitions. thread: any. blocks: yes */
 RK_API int rk_spawn(rk_runtime *rt, rk_pid *out, const char *name, const rk_options *options);
@@ -268,7 +272,9 @@ RK_API int rk_launch(rk_runtime *rt, rk_pid *out, const char *name, const rk_opt
 RK_API int rk_activate(rk_pid pid);
 RK_API int rk_deactivate(rk_pid pid);
 RK_API int rk_reactivate(rk_pid pid);
-/* Asks to stop with `reason` (NULL: "stopped"), waits up to timeout. RK_ETIMEOUT still running. */
+/* Asks to stop with `reason` (NULL: "stopped"), waits up to timeout. RK_ETIMEOUT still running;
+ * RK_ESELF: it supervises the caller, at whatever depth, and would stop it first (timeout 0 is fine).
+ */
 RK_API int rk_terminate(rk_pid pid, const char *reason, int64_t timeout);
 
 /* Names are per runtime. RK_EEXIST, RK_ENOENT (lists what exists). thread: any. blocks: no */
@@ -450,7 +456,7 @@ RK_API const char *rk_state_name(enum rk_state state);
 typedef struct rk_info {
     rk_pid pid;
     char name[RK_NAME_MAX];
-    char kind[16];   /* "c", "lua", "port", "kernel" */
+    char kind[16];   /* "c", "lua", "supervisor", "port", "kernel" */
     char device[16]; /* "host", "cpu", "cuda:0" */
     enum rk_state state;
     int cpu;                 /* -1: not pinned */

@@ -37,6 +37,9 @@ typedef struct rk__actor_class {
 
 struct rk__watch; /* monitor.c */
 
+/* Whether an actor is the child of a supervisor, and what kind of one. */
+enum rk__supervised { RK__UNSUPERVISED, RK__WORKER, RK__SUPERVISOR };
+
 struct rk__actor {
     rk__mailbox mailbox;
     /* Identity; written under the registry lock when the slot changes hands. */
@@ -58,8 +61,8 @@ struct rk__actor {
     char *exit_reason;          /* of the last owner of this slot; kept until reuse */
     struct rk__output *output;  /* replies to runtime:send(name); NULL until first used */
     char label[RK_NAME_MAX];    /* rk_label */
-    rk_pid parent;              /* the actor that launched it; RK_NOBODY: a port did */
-    uint32_t supervised;        /* atomic: its parent stops it, also when the runtime closes */
+    rk_pid parent;              /* atomic: the actor that launched it; RK_NOBODY: a port did */
+    uint32_t supervised;        /* atomic enum rk__supervised: its parent stops it, also at close */
     uint32_t trap_exit;         /* atomic; its owner writes */
     int64_t patience;           /* atomic: ns it needs to stop after the last of its children did;
                                  * negative: for ever; 0: the runtime's stop_timeout */
@@ -113,7 +116,7 @@ int rk__actor_launch(rk__actor **out, rk_runtime *rt, const rk__actor_class *cla
                      uint32_t bound, const rk_options *options);
 /* The calling actor is the supervisor of `child`: it stops it, also when the runtime closes. `patience`
  * as in rk__actor: what closing allows the caller. RK_EDEAD, RK_EINVAL: somebody else launched it. */
-int rk__actor_supervise(rk_pid child);
+int rk__actor_supervise(rk_pid child, enum rk__supervised as);
 void rk__actor_patience(rk__actor *self, int64_t patience);
 /* Activates a freshly launched actor and gives its pid; when that fails it is terminated. */
 int rk__actor_start(rk__actor *a, rk_pid *out);
@@ -137,6 +140,11 @@ void rk__actor_set_state(rk__actor *a, enum rk_state state);
 /* RK_ESTATE: cannot VERB "name": it is STATE; VERB is legal from ... */
 int rk__actor_verb(rk_pid pid, enum rk__verb verb, const char *reason, int64_t timeout);
 int rk__actor_kill(rk_pid pid, const char *reason, int64_t timeout);
+/* Whether `top` supervises the actor, or supervises its supervisor, and so on. thread: any */
+bool rk__actor_is_below(rk_pid pid, rk_pid top);
+/* RK_ESELF when the calling actor would wait for its own end by waiting for that of pid, which
+ * stops it first. */
+int rk__actor_may_await(rk_pid pid);
 /* A ring kernel that failed stays as FAILED until it is terminated: mailbox closed, mail and calls
  * refused with RK_EDEAD and the reason, watchers told; name and slot kept. By its owner. copies
  * reason. */
@@ -250,6 +258,7 @@ typedef struct rk__host_body {
 int rk__host_launch(rk__actor **out, rk_runtime *rt, const rk__host_body *ops, void *body,
                     const rk_options *options);
 void rk__host_started(rk__actor *self);
-pthread_t rk__host_thread(rk__actor *a); /* for pthread_kill, from ops->kill */
+bool rk__host_has_started(const rk__actor *self); /* owner only */
+pthread_t rk__host_thread(rk__actor *a);          /* for pthread_kill, from ops->kill */
 
 #endif

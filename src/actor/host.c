@@ -152,6 +152,11 @@ static bool has_started(const struct rk__host *h)
     return __atomic_load_n(&h->started, __ATOMIC_ACQUIRE) != 0;
 }
 
+bool rk__host_has_started(const rk__actor *self)
+{
+    return has_started(__atomic_load_n(&self->impl, __ATOMIC_ACQUIRE));
+}
+
 static bool started_or_interrupted(void *arg)
 {
     const struct starting *s = arg;
@@ -392,6 +397,21 @@ static int run_c(rk__actor *self, void *body, char **reason)
 
 static const rk__host_body c_ops = {.kind = "c", .run = run_c, .free = free};
 
+static int launch_c(rk_runtime *rt, rk_actor_fn fn, void *arg, const rk_options *options,
+                    rk__actor **out)
+{
+    struct c_body *body = malloc(sizeof *body);
+    if (body == NULL) {
+        return rk__fail(RK_ENOMEM, "no memory for an actor");
+    }
+    *body = (struct c_body){fn, arg};
+    int code = rk__host_launch(out, rt, &c_ops, body, options);
+    if (code < 0) {
+        free(body);
+    }
+    return code;
+}
+
 int rk_spawn_c(rk_runtime *rt, rk_pid *out, rk_actor_fn fn, void *arg, const rk_options *options)
 {
     static const rk_options defaults = RK_OPTIONS_INIT;
@@ -400,15 +420,48 @@ int rk_spawn_c(rk_runtime *rt, rk_pid *out, rk_actor_fn fn, void *arg, const rk_
     if (rk__forked()) {
         return rk__fork_error();
     }
-    struct c_body *body = malloc(sizeof *body);
-    if (body == NULL) {
-        return rk__fail(RK_ENOMEM, "no memory for an actor");
+    int code = launch_c(rt, fn, arg, options != NULL ? options : &defaults, &a);
+    return code < 0 ? code : rk__actor_start(a, out);
+}
+
+struct c_definition {
+    rk__definition base;
+    rk_actor_fn fn;
+    void *arg;
+};
+
+static int launch_defined(rk_runtime *rt, rk__definition *base, const rk_options *options,
+                          rk__actor **out)
+{
+    const struct c_definition *definition = (const struct c_definition *)base;
+    return launch_c(rt, definition->fn, definition->arg, options, out);
+}
+
+static void free_defined(rk__definition *base)
+{
+    free(base);
+}
+
+int rk_actor_define(const char *name, rk_actor_fn fn, void *arg)
+{
+    RK_CHECK(name != NULL && fn != NULL, "rk_actor_define needs a name and a function");
+    if (name[0] == '\0' || strlen(name) >= RK_NAME_MAX) {
+        return rk__fail(RK_EINVAL, "a definition's name has 1 to %d bytes", RK_NAME_MAX - 1);
     }
-    *body = (struct c_body){fn, arg};
-    int code = rk__host_launch(&a, rt, &c_ops, body, options != NULL ? options : &defaults);
+    struct c_definition *definition = calloc(1, sizeof *definition);
+    if (definition == NULL) {
+        return rk__fail(RK_ENOMEM, "no memory for definition \"%s\"", name);
+    }
+    strcpy(definition->base.name, name);
+    definition->base.kind = "c";
+    definition->base.launch = launch_defined;
+    definition->base.free = free_defined;
+    definition->base.refs = 1;
+    definition->fn = fn;
+    definition->arg = arg;
+    int code = rk__definition_set(&definition->base);
     if (code < 0) {
-        free(body);
-        return code;
+        free(definition);
     }
-    return rk__actor_start(a, out);
+    return code;
 }

@@ -91,6 +91,39 @@ static int wait_gone(rk_runtime *rt, rk_pid pid, int64_t deadline)
     return 0;
 }
 
+bool rk__actor_is_below(rk_pid pid, rk_pid top)
+{
+    rk__actor *a = rk__actor_find(pid);
+    while (a != NULL) {
+        /* Pairs with the release in rk__actor_supervise. */
+        bool supervised = __atomic_load_n(&a->supervised, __ATOMIC_ACQUIRE) != RK__UNSUPERVISED;
+        rk_pid parent = __atomic_load_n(&a->parent, __ATOMIC_RELAXED);
+        if (!supervised || rk__actor_find(pid) != a) {
+            return false;
+        }
+        if (parent == top) {
+            return true;
+        }
+        pid = parent;
+        a = rk__actor_find(pid);
+    }
+    return false;
+}
+
+int rk__actor_may_await(rk_pid pid)
+{
+    rk__actor *self = rk__self_peek();
+    char who[RK_PID_TEXT], child[RK_PID_TEXT];
+    if (self == NULL || !rk__actor_is_below(rk__actor_pid(self), pid)) {
+        return 0;
+    }
+    return rk__fail(
+        RK_ESELF,
+        "%s is stopped by its own child %s, which it stops first: waiting for that would "
+        "wait for ever; ask with timeout 0, or let the child return or fail",
+        rk_pid_format(pid, who), rk_pid_format(rk__actor_pid(self), child));
+}
+
 int rk__actor_verb(rk_pid pid, enum rk__verb verb, const char *reason, int64_t timeout)
 {
     rk__actor *a, *self = rk__self_peek();
@@ -107,6 +140,9 @@ int rk__actor_verb(rk_pid pid, enum rk__verb verb, const char *reason, int64_t t
     }
     if (a == self && verb == RK__DEACTIVATE) {
         return rk__fail(RK_ESELF, "an actor cannot deactivate itself");
+    }
+    if (verb == RK__TERMINATE && timeout != 0 && rk__actor_may_await(pid) < 0) {
+        return RK_ESELF;
     }
     pthread_mutex_lock(&a->lifecycle);
     code = rk__actor_find(pid) == a ? apply(a, verb, reason != NULL ? reason : "stopped", deadline)
@@ -243,7 +279,9 @@ int rk__actor_launch(rk__actor **out, rk_runtime *rt, const rk__actor_class *cla
     }
     rk__actor *self = rk__self_peek();
     pthread_mutex_lock(&a->lock);
-    a->parent = self != NULL && self->runtime == rt ? rk__actor_pid(self) : RK_NOBODY;
+    __atomic_store_n(&a->parent,
+                     self != NULL && self->runtime == rt ? rk__actor_pid(self) : RK_NOBODY,
+                     __ATOMIC_RELAXED);
     pthread_mutex_unlock(&a->lock);
     code = settle_options(a, rt, options);
     if (code < 0) {
@@ -280,7 +318,7 @@ int rk__actor_start(rk__actor *a, rk_pid *out)
     return code;
 }
 
-int rk__actor_supervise(rk_pid child)
+int rk__actor_supervise(rk_pid child, enum rk__supervised as)
 {
     rk__actor *a, *self = rk__self_peek();
     char text[RK_PID_TEXT];
@@ -293,7 +331,7 @@ int rk__actor_supervise(rk_pid child)
     }
     if (code == 0) {
         /* Release: pairs with left_to_parent in runtime.c, which then reads parent. */
-        __atomic_store_n(&a->supervised, 1, __ATOMIC_RELEASE);
+        __atomic_store_n(&a->supervised, (uint32_t)as, __ATOMIC_RELEASE);
     }
     return code;
 }

@@ -27,8 +27,19 @@ struct rk__watch {
     bool link;
 };
 
-static bool told_by_message(const rk__actor *a)
+/* A child goes with a supervisor that could not stop it, also when it traps exits; a supervisor is
+ * told, since it has children to stop. */
+static bool goes_with(const rk__actor *a, rk_pid target)
 {
+    return __atomic_load_n(&a->supervised, __ATOMIC_RELAXED) == RK__WORKER &&
+           __atomic_load_n(&a->parent, __ATOMIC_RELAXED) == target;
+}
+
+static bool told_by_message(const rk__actor *a, rk_pid target)
+{
+    if (goes_with(a, target)) {
+        return false;
+    }
     /* Pairs with rk_trap_exit: who traps before it links is not killed by that link. */
     return __atomic_load_n(&a->runtime, __ATOMIC_ACQUIRE) == NULL ||
            __atomic_load_n(&a->trap_exit, __ATOMIC_SEQ_CST) != 0;
@@ -53,7 +64,7 @@ static void tell_linked(rk_pid linked, rk_pid target, const char *who, const rk_
     if (a == NULL) {
         return;
     }
-    if (told_by_message(a)) {
+    if (told_by_message(a, target)) {
         post_end(linked, target, end, true);
         return;
     }

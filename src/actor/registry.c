@@ -85,8 +85,8 @@ static void reset(rk__actor *a, rk_runtime *rt, const rk__actor_class *class, vo
     __atomic_store_n(&a->runtime, rt, __ATOMIC_RELEASE);
     __atomic_store_n(&a->impl, impl, __ATOMIC_RELEASE);
     a->name[0] = a->label[0] = '\0';
-    a->parent = RK_NOBODY;
-    __atomic_store_n(&a->supervised, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&a->parent, RK_NOBODY, __ATOMIC_RELAXED);
+    __atomic_store_n(&a->supervised, RK__UNSUPERVISED, __ATOMIC_RELAXED);
     __atomic_store_n(&a->trap_exit, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&a->patience, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&a->blocked_on, RK_NOBODY, __ATOMIC_RELAXED);

@@ -113,7 +113,7 @@ void rk__names_free(rk_runtime *rt);
 /* ---- definition.c: what rk_launch(name) starts; process-wide ---- */
 typedef struct rk__definition {
     char name[RK_NAME_MAX];
-    const char *kind; /* "kernel", "lua" */
+    const char *kind; /* "kernel", "lua", "c" */
     /* Launches an instance; `definition` is retained by the caller during the call. */
     int (*launch)(rk_runtime *rt, struct rk__definition *definition, const rk_options *options,
                   rk__actor **out);
