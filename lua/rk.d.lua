@@ -263,6 +263,49 @@ function runtime:launch(definition, options) end
 ---@return rk.pid
 function runtime:spawn(definition, options) end
 
+---What is started, and how it is treated. Beside these fields any option of spawn but `args`.
+---@class rk.worker: rk.spawn_options
+---@field start any[] { definition, arguments... }: a definition as for spawn. Ring kernels have no arguments
+---@field id? string among the children of a supervisor; default: name, or the definition's name
+---@field restart? "permanent" | "transient" | "temporary" after every end (default); after one that was not
+---  normal (failed, killed, device lost); never, and then it is forgotten
+---@field shutdown? number seconds from asking it to stop (reason "shutdown") to killing it, default 2;
+---  0: killed at once; math.huge: never killed
+---@field state? "reset" | "keep" ring kernels: a restart begins with a fresh state (default), or with the
+---  state as it was
+
+---A supervisor; its children by position. As a child of another one it has id, restart and shutdown
+---(default: for ever), too.
+---@class rk.tree
+---@field strategy? "one_for_one" | "one_for_all" | "rest_for_one" what is started again with a child that
+---  ended: nothing else (default); all; those that were started after it
+---@field intensity? integer how many restarts within `period` it stands, default 3; 0: none
+---@field period? number seconds, default 5
+---@field name? string
+---@field id? string default: name
+---@field restart? "permanent" | "transient" | "temporary"
+---@field shutdown? number
+---@field cpu? integer
+---@field mailbox? integer
+---@field full? "block" | "reject" | "drop_oldest" | "drop_newest"
+---@field stack? integer
+---@field [integer] rk.worker | rk.tree
+
+---Starts a supervisor and then its children, in order: each has started when spawn would return. When
+---one does not, those before it are stopped, last one first, and this raises, naming the path of ids and
+---the reason. The tree is described once: definitions are looked up now, functions travel with their
+---upvalues as they are now, and each start of a child begins with these.
+---A child that ends is started again as its `restart` says, with others as the strategy says (those are
+---stopped in reverse order first; temporary ones are not started again, stopped ones are). One line of the
+---log says so. A restart that fails counts and is tried again. More than `intensity` restarts within
+---`period` seconds: the supervisor stops its children and fails, with a reason that names the child and
+---its last reason; its own supervisor then restarts it, or fails.
+---Stopping a supervisor stops its children in reverse order; when it is killed they are killed, too
+---(supervisors among them stop theirs in order).
+---@param tree rk.tree
+---@return rk.pid
+function runtime:supervise(tree) end
+
 ---LAUNCHED to ACTIVE. An illegal transition: nil, a message that names both states, "ESTATE".
 ---@param target string | rk.pid
 ---@return true?, string? message, string? code
@@ -390,7 +433,7 @@ function runtime:close(options) end
 ---@class rk.info
 ---@field pid rk.pid
 ---@field name string?
----@field kind "c" | "lua" | "port" | "kernel"
+---@field kind "c" | "lua" | "supervisor" | "port" | "kernel"
 ---@field device string "host", "cpu", "cuda:0"
 ---@field state string CREATED LAUNCHED ACTIVE DEACTIVATED TERMINATING TERMINATED FAILED
 ---@field cpu integer -1: not pinned
@@ -475,7 +518,8 @@ function pid:timeout(seconds) end
 ---@return rk.timeout
 function pid:ttl(seconds) end
 
----Asks to stop and waits; after timeout (5 s) the actor is killed.
+---Asks to stop and waits; after timeout (5 s) the actor is killed. With timeout 0 it asks only. A
+---supervisor cannot be waited for by what it supervises, at any depth: "ESELF".
 ---@param reason? string
 ---@param timeout? number
 ---@return true?, string? message, string? code
@@ -643,6 +687,63 @@ function rk.trap_exit(on) end
 ---@param text? string
 ---@return true?, string? message, string? code
 function rk.label(text) end
+
+---------------------------------------------------------------------------------------------------
+-- Supervisors: what runtime:supervise started, by pid or name, from any actor
+---------------------------------------------------------------------------------------------------
+
+---A supervisor that is busy (starting a child, waiting for one to stop) answers when it is done.
+---@class rk.supervisor
+rk.supervisor = {}
+
+---@class rk.child
+---@field id string
+---@field pid rk.pid? absent: not running
+---@field kind string of the actor: "lua", "kernel", "supervisor"...
+---@field restart "permanent" | "transient" | "temporary"
+---@field state "running" | "stopped" | "restarting" the last: its restart failed and is tried again
+---@field restarts integer times it was started again because of its own end
+
+---The children, in the order of starting.
+---@param supervisor rk.pid | string
+---@return rk.child[]?, string? message, string? code
+function rk.supervisor.which_children(supervisor) end
+
+---The same.
+---@param supervisor rk.pid | string
+---@return rk.child[]?, string? message, string? code
+function rk.supervisor.children(supervisor) end
+
+---@param supervisor rk.pid | string
+---@return { specs: integer, active: integer, supervisors: integer, workers: integer, restarts: integer }?
+---@return string? message, string? code
+function rk.supervisor.count_children(supervisor) end
+
+---Starts one more child, the last in the order. A bad description raises; "EEXIST": there is one with
+---this id; a child that does not start gives its reason, and is forgotten.
+---@param supervisor rk.pid | string
+---@param child rk.worker | rk.tree
+---@return rk.pid?, string? message, string? code
+function rk.supervisor.start_child(supervisor, child) end
+
+---Stops a child and does not start it again, until restart_child or a restart of all. A temporary one is
+---forgotten. "ESELF": from the child itself or from what it supervises.
+---@param supervisor rk.pid | string
+---@param id string
+---@return true?, string? message, string? code "ENOENT" lists the ids
+function rk.supervisor.terminate_child(supervisor, id) end
+
+---Starts a child that is stopped.
+---@param supervisor rk.pid | string
+---@param id string
+---@return rk.pid?, string? message, string? code "ESTATE": it is not stopped
+function rk.supervisor.restart_child(supervisor, id) end
+
+---Forgets a child that is stopped.
+---@param supervisor rk.pid | string
+---@param id string
+---@return true?, string? message, string? code
+function rk.supervisor.delete_child(supervisor, id) end
 
 ---------------------------------------------------------------------------------------------------
 -- Names, time, log

@@ -12,6 +12,7 @@
 #include <string.h>
 #include "base/error.h"
 #include "script/handles.h"
+#include "script/launch.h"
 #include "script/transfer.h"
 
 /* Where an object was met first. */
@@ -81,7 +82,8 @@ static int refuse(struct capture *c, int index)
     }
     c->rc = rk__fail(RK_ETYPE,
                      "cannot go to another actor: %s; Lua functions, plain data, "
-                     "modules and their functions, message types, messages, pids and runtimes can",
+                     "modules and their functions, message types, messages, pids, definitions and "
+                     "runtimes can",
                      text.bytes ? text.bytes : "a value");
     rk__strbuf_free(&text);
     return c->rc;
@@ -205,6 +207,23 @@ static int put_message(struct capture *c, const rk__lua_message *m)
     return 0;
 }
 
+static int put_definition(struct capture *c, rk__definition *definition)
+{
+    rk__image *image = c->image;
+    size_t size = (image->definition_count + 1) * sizeof *image->definitions;
+    rk__definition **definitions = realloc(image->definitions, size);
+    if (!definitions) {
+        return no_memory(c);
+    }
+    image->definitions = definitions;
+    __atomic_fetch_add(&definition->refs, 1, __ATOMIC_RELAXED);
+    definitions[image->definition_count] = definition;
+    put_tag(c, RK__IMAGE_DEFINITION);
+    put(c, &image->definition_count, sizeof image->definition_count);
+    image->definition_count++;
+    return 0;
+}
+
 static int check_runtime(lua_State *L)
 {
     lua_pushlightuserdata(L, rk__lua_check_runtime(L, 1));
@@ -240,6 +259,10 @@ static int put_userdata(struct capture *c, int index)
     lua_State *L = c->L;
     const rk__lua_message *m = rk__lua_to_message(L, index);
     const rk_type *type = rk__lua_to_type(L, index);
+    rk__definition *definition = rk__lua_to_definition(L, index);
+    if (definition) {
+        return put_definition(c, definition);
+    }
     if (m) {
         return put_message(c, m);
     }
@@ -487,6 +510,10 @@ void rk__lua_image_free(rk__image *image)
         rk__body_release(image->bodies[i]);
     }
     free(image->bodies);
+    for (uint32_t i = 0; i < image->definition_count; i++) {
+        rk__definition_release(image->definitions[i]);
+    }
+    free(image->definitions);
     rk__strbuf_free(&image->bytes);
     free(image);
 }

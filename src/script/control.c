@@ -78,11 +78,12 @@ static int pid_stop(lua_State *L)
     rk_pid pid = check_pid(L);
     const char *reason = luaL_optstring(L, 2, "stopped");
     int64_t timeout = rk__lua_timeout(L, 3, RK__CALL_TIMEOUT);
-    int code = rk__actor_verb(pid, RK__TERMINATE, reason, 0);
+    int code = timeout != 0 ? rk__actor_may_await(pid) : 0;
+    code = code < 0 ? code : rk__actor_verb(pid, RK__TERMINATE, reason, 0);
     if (code < 0 && code != RK_ETIMEOUT) {
         return rk__lua_fail(L, code);
     }
-    if (pid == rk__actor_pid(rk__lua_self(L))) {
+    if (timeout == 0 || pid == rk__actor_pid(rk__lua_self(L))) {
         return give_true(L); /* it reads the request at its next receive */
     }
     return wait_until_gone(L, pid, STOPPING, timeout);

@@ -253,7 +253,11 @@ static void push_protected(lua_State *L, lua_CFunction fn, rk_message *m)
 
 void rk__lua_push_delivery(lua_State *L, rk_message *m)
 {
-    push_protected(L, protected_push, m);
+    if (m->flags & RK__PARCEL) {
+        rk__lua_push_parcel(L, m);
+    } else {
+        push_protected(L, protected_push, m);
+    }
 }
 
 void rk__lua_push_unsent(lua_State *L, rk_message *m)
@@ -318,6 +322,10 @@ rk_message *rk__lua_to_delivery(lua_State *L, int index)
     const rk__lua_message *u = rk__lua_to_message(L, index);
     if (u) {
         return deliver_message(u);
+    }
+    rk_message *parcel = lua_isuserdata(L, index) ? rk__lua_take_parcel(L, index) : NULL;
+    if (parcel) {
+        return parcel;
     }
     rk__strbuf *s = scratch(L);
     return rk__lua_pack(L, index, s) < 0 ? NULL : deliver_bytes(s);

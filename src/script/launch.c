@@ -68,6 +68,20 @@ int rk__lua_push_definition(lua_State *L, const char *name)
     return rk__definition_get(name, slot);
 }
 
+void rk__lua_push_definition_object(lua_State *L, rk__definition *definition)
+{
+    rk__definition **slot = lua_newuserdatauv(L, sizeof(rk__definition *), 0);
+    __atomic_fetch_add(&definition->refs, 1, __ATOMIC_RELAXED);
+    *slot = definition;
+    luaL_setmetatable(L, class_name);
+}
+
+rk__definition *rk__lua_to_definition(lua_State *L, int index)
+{
+    rk__definition **slot = luaL_testudata(L, index, class_name);
+    return slot != NULL ? *slot : NULL;
+}
+
 /* ---- options ---- */
 
 lua_Integer rk__lua_whole(lua_State *L, int index, const char *key, lua_Integer low,
@@ -114,14 +128,24 @@ static void refuse(lua_State *L, int index, const char *key, const char *why)
     lua_pop(L, 1);
 }
 
+static const char *const spawn_options[] = {
+    "args",    "block", "cpu",      "cpu_threads", "dedup", "full", "grid",
+    "mailbox", "name",  "priority", "restart",     "stack", NULL};
+
+void rk__lua_push_spawn_options(lua_State *L)
+{
+    lua_newtable(L);
+    for (int i = 0; spawn_options[i] != NULL; i++) {
+        lua_pushstring(L, spawn_options[i]);
+        lua_rawseti(L, -2, i + 1);
+    }
+}
+
 void rk__lua_options(lua_State *L, int index, rk_options *options)
 {
-    static const char *const known[] = {"args",    "block", "cpu",     "cpu_threads", "dedup",
-                                        "full",    "grid",  "mailbox", "name",        "priority",
-                                        "restart", "stack", NULL};
     index = lua_absindex(L, index);
     luaL_checktype(L, index, LUA_TTABLE);
-    rk__lua_check_keys(L, index, "spawn", known);
+    rk__lua_check_keys(L, index, "spawn", spawn_options);
     refuse(L, index, "restart", "restarting is the work of a supervisor: runtime:supervise");
     refuse(L, index, "priority",
            "threads of actors all have the priority of the process; messages "
@@ -146,7 +170,17 @@ void rk__lua_options(lua_State *L, int index, rk_options *options)
         (uint32_t)rk__lua_whole(L, index, "cpu_threads", 1, 1024, options->cpu_threads);
 }
 
+int rk__lua_check_options(lua_State *L)
+{
+    rk_options options = RK_OPTIONS_INIT;
+    rk__lua_options(L, 1, &options);
+    return 0;
+}
+
 /* ---- starting ---- */
+
+/* How something is started. */
+enum { ACTIVE = 1, SUPERVISED = 2, SUPERVISOR = 4 };
 
 /* What one call of launch or spawn owns; freed by `finish` whatever happens. */
 typedef struct start {
@@ -155,6 +189,7 @@ typedef struct start {
     rk__definition *definition; /* or */
     rk__image *image;           /* a function, a handler table or the name of a module */
     rk__image *arguments;
+    bool supervisor; /* neither of them: its arguments are the tree */
     const char *kind_name;
     rk_pid pid;
 } start;
@@ -235,6 +270,17 @@ static void push_arguments(lua_State *L)
     lua_setfield(L, -2, "n");
 }
 
+/* Leaves {n = 1, tree}: the arguments of a supervisor. */
+static void push_tree(lua_State *L)
+{
+    luaL_checktype(L, 2, LUA_TTABLE);
+    lua_createtable(L, 1, 1);
+    lua_pushvalue(L, 2);
+    lua_rawseti(L, -2, 1);
+    lua_pushinteger(L, 1);
+    lua_setfield(L, -2, "n");
+}
+
 /* The value at index frozen; NULL for nil. Negative: what cannot cross, with its path. */
 static int capture(lua_State *L, int index, rk__image **out)
 {
@@ -250,14 +296,17 @@ static int launch_definition(start *s, rk__actor **actor)
     }
     if (s->arguments != NULL) {
         return rk__fail(RK_EINVAL, "a %s takes no 'args': \"%s\" gets everything by messages",
-                        s->definition->kind, s->definition->name);
+                        strcmp(s->definition->kind, "c") == 0 ? "C actor" : s->definition->kind,
+                        s->definition->name);
     }
     return s->definition->launch(s->rt, s->definition, &s->options, actor);
 }
 
 static int launch_image(start *s, rk__actor **actor)
 {
-    int rc = rk__lua_launch(s->rt, s->image, s->arguments, s->kind_name, &s->options, actor);
+    int rc = s->supervisor
+                 ? rk__lua_launch_supervisor(s->rt, s->arguments, &s->options, actor)
+                 : rk__lua_launch(s->rt, s->image, s->arguments, s->kind_name, &s->options, actor);
     if (rc >= 0) {
         s->image = s->arguments = NULL;
     }
@@ -269,7 +318,7 @@ static int launch_start(lua_State *L, start *s)
 {
     rk__actor *actor;
     int rc = capture(L, lua_gettop(L), &s->arguments);
-    if (rc == 0 && s->definition == NULL) {
+    if (rc == 0 && s->definition == NULL && !s->supervisor) {
         rc = rk__lua_capture(L, 2, &s->image);
     }
     if (rc == 0) {
@@ -292,16 +341,20 @@ static int activate(rk_pid pid)
     int rc = rk_activate(pid);
     if (rc < 0) {
         char *why = strdup(rk_errdetail());
-        rk_terminate(pid, "activation failed", -1);
+        if (rc == RK_EINTR) { /* its start hangs, and whoever started it shall end */
+            rk__actor_kill(pid, "killed: its start was given up", 0);
+        } else {
+            rk_terminate(pid, "activation failed", -1);
+        }
         rk__fail(rc, "%s", why != NULL ? why : rk_strerror(rc));
         free(why);
     }
     return rc;
 }
 
-static int start_actor(lua_State *L, bool active)
+static int start_actor(lua_State *L, int how)
 {
-    start s = {.options = RK_OPTIONS_INIT};
+    start s = {.options = RK_OPTIONS_INIT, .supervisor = how & SUPERVISOR};
     s.rt = rk__lua_check_runtime(L, 1);
     luaL_checkany(L, 2);
     lua_settop(L, 3);
@@ -311,14 +364,23 @@ static int start_actor(lua_State *L, bool active)
     if (rk__lua_self(L)->runtime == NULL) {
         rk__lua_share_paths(L); /* a script decides for its actors, they do not for each other */
     }
-    push_arguments(L);
+    if (s.supervisor) {
+        push_tree(L);
+    } else {
+        push_arguments(L);
+    }
     lua_replace(L, 1);
     lua_settop(L, 3);
-    find_definition(L, &s);
+    if (!s.supervisor) {
+        find_definition(L, &s);
+    }
     lua_settop(L, 3);
     lua_pushvalue(L, 1);
     int rc = launch_start(L, &s);
-    if (rc == 0 && active) {
+    if (rc == 0 && how & SUPERVISED) {
+        rc = rk__lua_adopt(s.pid, s.supervisor);
+    }
+    if (rc == 0 && how & ACTIVE) {
         rc = activate(s.pid);
     }
     if (rc < 0) {
@@ -330,12 +392,74 @@ static int start_actor(lua_State *L, bool active)
 
 int rk__lua_runtime_launch(lua_State *L)
 {
-    return start_actor(L, false);
+    return start_actor(L, 0);
 }
 
 int rk__lua_runtime_spawn(lua_State *L)
 {
-    return start_actor(L, true);
+    return start_actor(L, ACTIVE);
+}
+
+int rk__lua_start_supervisor(lua_State *L)
+{
+    return start_actor(L, ACTIVE | SUPERVISOR);
+}
+
+int rk__lua_start_child(lua_State *L)
+{
+    bool tree = lua_toboolean(L, 4);
+    return start_actor(L, ACTIVE | SUPERVISED | (tree ? SUPERVISOR : 0));
+}
+
+/* ---- what would be started ---- */
+
+static int resolved_definition(lua_State *L)
+{
+    const rk__definition *definition = rk__lua_to_definition(L, -1);
+    if (definition == NULL) {
+        return luaL_error(L, "this definition is empty");
+    }
+    const char *kind = definition->kind, *name = definition->name;
+    rk__lua_definition_value(L, definition);
+    lua_pushstring(L, kind);
+    lua_pushstring(L, name);
+    return 3;
+}
+
+int rk__lua_resolve(lua_State *L)
+{
+    luaL_checkany(L, 1);
+    lua_settop(L, 1);
+    lua_pushnil(L);
+    lua_insert(L, 1); /* the value is at 2, as for launch */
+    int type = lua_type(L, 2);
+    if (luaL_testudata(L, 2, class_name) != NULL) {
+        return resolved_definition(L);
+    }
+    if (type == LUA_TSTRING) {
+        if (rk__lua_push_definition(L, lua_tostring(L, 2)) == 0) {
+            return resolved_definition(L);
+        }
+        const char *why = lua_pushstring(L, rk_errdetail());
+        if (!module_exists(L)) {
+            return luaL_error(L, "%s; and require finds no module of this name", why);
+        }
+        lua_pushvalue(L, 2);
+        lua_pushliteral(L, "lua");
+        lua_pushvalue(L, 2);
+        return 3;
+    }
+    if (type == LUA_TTABLE) {
+        rk__lua_check_handlers(L, 2);
+    } else if (type != LUA_TFUNCTION) {
+        return luaL_error(L,
+                          "a definition is a registered name, the name of a module, a function, a "
+                          "handler table or what rk.actor and rk.kernel give, not a %s",
+                          luaL_typename(L, 2));
+    }
+    lua_pushvalue(L, 2);
+    lua_pushliteral(L, "lua");
+    return 2;
 }
 
 /* ---- waiting ---- */

@@ -8,12 +8,32 @@
  * it starts what was defined here even when the name was defined again since. RK_ENOENT: the value
  * pushed is empty. */
 int rk__lua_push_definition(lua_State *L, const char *name);
+/* The same for a definition one has; the value holds a reference of its own. */
+void rk__lua_push_definition_object(lua_State *L, rk__definition *definition);
+/* borrows from the value at index; NULL: no definition */
+rk__definition *rk__lua_to_definition(lua_State *L, int index);
 void rk__lua_open_definitions(lua_State *L);
 
 /* Methods of runtime objects that live in launch.c. */
 int rk__lua_runtime_launch(lua_State *L);
 int rk__lua_runtime_spawn(lua_State *L);
 int rk__lua_runtime_wait(lua_State *L);
+
+/* For supervise.c, functions for Lua. Starts a supervisor: runtime, checked tree, options -> pid. */
+int rk__lua_start_supervisor(lua_State *L);
+/* Starts a child of the supervisor that runs here: runtime, what, options, whether it is a tree ->
+ * pid. It is linked, monitored and marked before it runs. Raises. */
+int rk__lua_start_child(lua_State *L);
+/* What to launch, its kind and its name: of a name, definition, function or handler table. Raises
+ * when there is nothing of the kind. */
+int rk__lua_resolve(lua_State *L);
+/* Raises for bad options of spawn, in the table at 1. */
+int rk__lua_check_options(lua_State *L);
+/* Pushes the list of the options of spawn. */
+void rk__lua_push_spawn_options(lua_State *L);
+/* luaactor.c: pushes the function or handler table as it is now, when the running state is the one
+ * that registered the definition; false: nothing pushed. */
+bool rk__lua_definition_value(lua_State *L, const rk__definition *definition);
 
 /* luaactor.c: raises when the table at index (absolute) is no handler table: names the entry and
  * what is allowed there. */

@@ -30,7 +30,7 @@ typedef struct lua_definition {
 
 typedef struct actor_body {
     rk__image *image;           /* owned; NULL: definition's */
-    lua_definition *definition; /* retained; may be NULL */
+    lua_definition *definition; /* retained; may be NULL. Neither: a supervisor */
     rk__image *arguments;
     char name[RK_NAME_MAX];
     size_t memory; /* atomic: bytes of the Lua heap */
@@ -65,6 +65,14 @@ static void push_body(lua_State *L, const rk__image *image)
     }
 }
 
+/* It tells itself that it has started, as the loop of a handler table does. */
+static void push_supervisor(lua_State *L)
+{
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "rk.supervisor.loop");
+    lua_call(L, 1, 1);
+}
+
 static void push_arguments(lua_State *L, const rk__image *arguments)
 {
     if (rk__lua_restore(L, arguments) < 0) {
@@ -91,7 +99,11 @@ static int prepare(lua_State *L)
     lua_pushliteral(L, "rk");
     lua_call(L, 1, 1);
     lua_setglobal(L, "rk"); /* code typed into the REPL or -e finds it there, so its actors do */
-    push_body(L, body->image ? body->image : body->definition->image);
+    if (!body->image && !body->definition) {
+        push_supervisor(L);
+    } else {
+        push_body(L, body->image ? body->image : body->definition->image);
+    }
     bool is_function = lua_gettop(L) == 2;
     if (body->arguments) {
         push_arguments(L, body->arguments);
@@ -246,6 +258,13 @@ static const rk__host_body lua_body = {.kind = "lua",
                                        .free = body_free,
                                        .memory = body_memory};
 
+static const rk__host_body supervisor_body = {.kind = "supervisor",
+                                              .handshake = true,
+                                              .run = run,
+                                              .kill = kill_body,
+                                              .free = body_free,
+                                              .memory = body_memory};
+
 /* Takes image and arguments on success; retains the definition. */
 static int launch(rk_runtime *rt, rk__image *image, lua_definition *definition,
                   rk__image *arguments, const char *name, const rk_options *options,
@@ -263,7 +282,8 @@ static int launch(rk_runtime *rt, rk__image *image, lua_definition *definition,
     if (definition) {
         __atomic_fetch_add(&definition->base.refs, 1, __ATOMIC_RELAXED);
     }
-    int code = rk__host_launch(out, rt, &lua_body, body, options);
+    const rk__host_body *ops = image || definition ? &lua_body : &supervisor_body;
+    int code = rk__host_launch(out, rt, ops, body, options);
     if (code < 0) {
         body->image = body->arguments = NULL;
         body_free(body);
@@ -275,6 +295,25 @@ int rk__lua_launch(rk_runtime *rt, rk__image *image, rk__image *arguments, const
                    const rk_options *options, rk__actor **out)
 {
     return launch(rt, image, NULL, arguments, kind_name, options, out);
+}
+
+int rk__lua_launch_supervisor(rk_runtime *rt, rk__image *arguments, const rk_options *options,
+                              rk__actor **out)
+{
+    return launch(rt, NULL, NULL, arguments, NULL, options, out);
+}
+
+bool rk__lua_definition_value(lua_State *L, const rk__definition *base)
+{
+    const lua_definition *definition = (const lua_definition *)base;
+    if (strcmp(base->kind, "lua") != 0 || definition->origin != rk__lua_host_of(L)->L) {
+        lua_pushnil(L);
+    } else {
+        lua_rawgetp(L, LUA_REGISTRYINDEX, definition);
+    }
+    bool found = lua_isfunction(L, -1) || lua_istable(L, -1);
+    lua_pop(L, found ? 0 : 1);
+    return found;
 }
 
 /* The value as it is now, when the running state is the one that registered it. 1: captured. */

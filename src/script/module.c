@@ -288,5 +288,6 @@ RK_API int luaopen_rk(lua_State *L)
     rk__lua_open_runtime(L);
     rk__lua_open_kernels(L);
     rk__lua_open_deadletters(L);
+    rk__lua_open_supervisors(L);
     return 1;
 }

@@ -12,6 +12,7 @@
 #include <string.h>
 #include "base/error.h"
 #include "script/handles.h"
+#include "script/launch.h"
 #include "script/transfer.h"
 
 struct cell {
@@ -77,6 +78,7 @@ static void skip_value(struct restore *r)
         [RK__IMAGE_PID] = sizeof(rk_pid),
         [RK__IMAGE_RUNTIME] = sizeof(rk_runtime *) + 8,
         [RK__IMAGE_MESSAGE] = 4 + 1 + sizeof(rk__id),
+        [RK__IMAGE_DEFINITION] = 4,
     };
     uint8_t tag = take_u8(r);
     if (tag == RK__IMAGE_STRING || tag == RK__IMAGE_NAMED) {
@@ -185,6 +187,9 @@ static void push_handle(lua_State *L, struct restore *r, uint8_t tag)
         break;
     case RK__IMAGE_RUNTIME:
         push_runtime(L, r);
+        break;
+    case RK__IMAGE_DEFINITION:
+        rk__lua_push_definition_object(L, r->image->definitions[take_u32(r)]);
         break;
     default:
         rk_assert(tag == RK__IMAGE_MESSAGE);

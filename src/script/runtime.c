@@ -517,6 +517,7 @@ static int runtime_device(lua_State *L)
 
 static const luaL_Reg methods[] = {{"launch", rk__lua_runtime_launch},
                                    {"spawn", rk__lua_runtime_spawn},
+                                   {"supervise", rk__lua_runtime_supervise},
                                    {"send", runtime_send},
                                    {"receive", runtime_receive},
                                    {"list", runtime_list},

@@ -10,6 +10,7 @@
  *                calls.c  send, call, receive, reply, sleep; control.c  stop, kill, info, verbs
  *                links.c  monitor, link, trap_exit
  *   actors       luaactor.c  Lua code as an actor; server.c  C half of rk/server.lua
+ *                supervise.c  C half of rk/supervisor.lua
  *   the module   state.c  a lua_State with our libraries; module.c  luaopen_rk, errors
  *                runtime.c launch.c  runtime objects; kernel.c  rk.kernel; deadletter.c  the hook
  *                process.c  os.execute, io.popen, os.exit; devices.c  rk.devices
@@ -122,7 +123,24 @@ int rk__lua_launch(rk_runtime *rt, rk__image *image, rk__image *arguments, const
  * which runtime:launch and spawn capture from the option `args`. Takes arguments on success. */
 int rk__lua_definition_launch(rk_runtime *rt, rk__definition *definition, rk__image *arguments,
                               const rk_options *options, rk__actor **out);
+/* A supervisor: runs lua/rk/supervisor/loop.lua with the tree in `arguments`, which it takes on
+ * success. */
+int rk__lua_launch_supervisor(rk_runtime *rt, rk__image *arguments, const rk_options *options,
+                              rk__actor **out);
 void rk__lua_open_actors(lua_State *L); /* rk.actor */
+
+/* ---- supervise.c ---- */
+
+/* Makes a launched actor a child of the running supervisor: supervised, linked, monitored. A
+ * failure ends the actor. */
+int rk__lua_adopt(rk_pid pid, bool supervisor);
+void rk__lua_open_supervisors(lua_State *L); /* rk.supervisor */
+int rk__lua_runtime_supervise(lua_State *L); /* runtime:supervise, a function for Lua */
+/* A parcel that was received: an object that only supervise.c opens. Dropped, it is answered. takes m,
+ * also when it raises */
+void rk__lua_push_parcel(lua_State *L, rk_message *m);
+/* The parcel at index that was made here and not sent yet; NULL: none. gives */
+rk_message *rk__lua_take_parcel(lua_State *L, int index);
 
 /* ---- state.c, module.c, runtime.c, kernel.c, embed.c, deadletter.c ---- */
 

@@ -20,16 +20,17 @@ enum rk__image_tag {
     RK__IMAGE_NIL,
     RK__IMAGE_FALSE,
     RK__IMAGE_TRUE,
-    RK__IMAGE_INTEGER, /* i64 */
-    RK__IMAGE_FLOAT,   /* f64 */
-    RK__IMAGE_STRING,  /* u64 size, bytes */
-    RK__IMAGE_OBJECT,  /* u32 number */
-    RK__IMAGE_GLOBALS, /* the table of globals */
-    RK__IMAGE_NAMED,   /* u64 size, bytes: module NUL key NUL key... */
-    RK__IMAGE_TYPE,    /* const rk_type * */
-    RK__IMAGE_PID,     /* rk_pid */
-    RK__IMAGE_RUNTIME, /* rk_runtime *, u64 serial */
-    RK__IMAGE_MESSAGE, /* u32 index of the body, u8 priority, rk__id correlation */
+    RK__IMAGE_INTEGER,    /* i64 */
+    RK__IMAGE_FLOAT,      /* f64 */
+    RK__IMAGE_STRING,     /* u64 size, bytes */
+    RK__IMAGE_OBJECT,     /* u32 number */
+    RK__IMAGE_GLOBALS,    /* the table of globals */
+    RK__IMAGE_NAMED,      /* u64 size, bytes: module NUL key NUL key... */
+    RK__IMAGE_TYPE,       /* const rk_type * */
+    RK__IMAGE_PID,        /* rk_pid */
+    RK__IMAGE_RUNTIME,    /* rk_runtime *, u64 serial */
+    RK__IMAGE_MESSAGE,    /* u32 index of the body, u8 priority, rk__id correlation */
+    RK__IMAGE_DEFINITION, /* u32 index of the definition */
     RK__IMAGE_TABLE,
     RK__IMAGE_FUNCTION
 };
@@ -40,6 +41,8 @@ struct rk__image {
     uint32_t objects, cells;
     rk__body **bodies; /* one reference each */
     uint32_t body_count;
+    struct rk__definition **definitions; /* one reference each */
+    uint32_t definition_count;
 };
 
 /* ---- modnames.c ---- */
