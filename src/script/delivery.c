@@ -200,22 +200,26 @@ static void take_plain(lua_State *L, const rk_message *m)
     }
 }
 
-/* Arguments: the delivery. Owns it only when it returns. */
+/* Argument: where the delivery is; cleared once somebody else owns it, for a kill raises its error
+ * also when this returns. */
 static int protected_push(lua_State *L)
 {
-    rk_message *m = lua_touserdata(L, 1);
+    rk_message **slot = lua_touserdata(L, 1), *m = *slot;
     if (m->body->type) {
         take_typed(L, m, true);
+        *slot = NULL;
         return 1;
     }
     take_plain(L, m);
     rk__lua_values *v = rk__lua_values_of(L, true);
     if (m->flags & RK__REPLY) {
+        *slot = NULL;
         rk_message_release(m);
     } else {
         retire_last(L, 3, v);
         lua_pushvalue(L, 2);
         lua_setiuservalue(L, 3, LAST_VALUE);
+        *slot = NULL;
         v->last = m;
     }
     lua_settop(L, 2);
@@ -224,11 +228,11 @@ static int protected_push(lua_State *L)
 
 static int protected_push_unsent(lua_State *L)
 {
-    take_typed(L, lua_touserdata(L, 1), false);
+    take_typed(L, *(rk_message **)lua_touserdata(L, 1), false);
     return 1;
 }
 
-/* Runs fn on m; on an error m is released before it goes on. */
+/* Runs fn on m; on an error what is left of m is released before it goes on. */
 static void push_protected(lua_State *L, lua_CFunction fn, rk_message *m)
 {
     size_t bytes = sizeof(rk__body) + m->body->capacity;
@@ -238,14 +242,12 @@ static void push_protected(lua_State *L, lua_CFunction fn, rk_message *m)
         luaL_error(L, "the Lua stack is full");
     }
     lua_pushcfunction(L, fn);
-    lua_pushlightuserdata(L, m);
+    lua_pushlightuserdata(L, &m);
     if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
         rk_message_release(m);
         lua_error(L);
     }
-    if (fn == protected_push_unsent) {
-        rk__delivery_free(m);
-    }
+    rk__delivery_free(m); /* of push_unsent */
     if (typed) {
         rk__lua_account(L, bytes);
     }
