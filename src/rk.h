@@ -481,6 +481,7 @@ typedef struct rk_stats {
     uint64_t dead_letters; /* lost for other reasons; of these: */
     uint64_t expired, rejected; /* time to live; not taken by the receiver */
     uint64_t late_replies;      /* answers that came after their caller had given up */
+    uint64_t forgotten; /* calls that were taken and dropped: their callers heard ENOREPLY */
     uint64_t kernels_compiled, cache_hits;
 } rk_stats;
 RK_API int rk_runtime_stats(rk_runtime *rt, rk_stats *out);

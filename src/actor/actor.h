@@ -77,6 +77,8 @@ struct rk__actor {
     bool (*attend)(rk__actor *self, rk_message *m);
     /* Offered replies that the thread did not wait for itself; true: taken. NULL: they are late. */
     bool (*claim)(rk__actor *self, rk_message *m);
+    /* Told of a call that is released unanswered, before it is answered. NULL: nobody. */
+    void (*forgot)(rk__actor *self, const rk_message *m);
     bool stop_reported; /* receive returned RK_ESTOP for this request already */
     bool handling;      /* a message that nobody waits for an answer to was handed out last */
     uint64_t sent, received, failed, late_replies; /* relaxed atomics, one writer each */

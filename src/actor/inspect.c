@@ -86,6 +86,7 @@ int rk_runtime_stats(rk_runtime *rt, rk_stats *out)
     out->expired = counter(&rt->expired);
     out->rejected = counter(&rt->rejected);
     out->late_replies = counter(&rt->late_replies);
+    out->forgotten = counter(&rt->forgotten);
     out->kernels_compiled = counter(&rt->kernels_compiled);
     out->cache_hits = counter(&rt->cache_hits);
     return 0;

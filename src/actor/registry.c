@@ -91,6 +91,7 @@ static void reset(rk__actor *a, rk_runtime *rt, const rk__actor_class *class, vo
     __atomic_store_n(&a->patience, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&a->blocked_on, RK_NOBODY, __ATOMIC_RELAXED);
     a->attend = NULL;
+    a->forgot = NULL;
     a->cpu = -1;
     a->stop_requested = a->interrupted = 0;
     a->pause_requests = a->paused = 0;

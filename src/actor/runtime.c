@@ -121,6 +121,7 @@ static void reset(rk_runtime *rt)
     rt->spawned = rt->terminated = rt->failed = 0;
     rt->messages_sent = rt->messages_received = rt->unfinished = 0;
     rt->dropped = rt->dead_letters = rt->late_replies = rt->expired = rt->rejected = 0;
+    rt->forgotten = 0;
     rt->kernels_compiled = rt->cache_hits = 0;
 }
 

@@ -64,6 +64,7 @@ struct rk_runtime {
     uint64_t expired, rejected;                /* of dead_letters */
     uint64_t messages_sent, messages_received; /* of actors that have ended */
     uint64_t unfinished;
+    uint64_t forgotten; /* calls released unanswered */
     uint64_t kernels_compiled, cache_hits;
 };
 

@@ -379,6 +379,12 @@ void rk_message_release(rk_message *m)
         rk__actor *self = rk__self_peek();
         RK_CHECK(self != NULL && is_outstanding(self, m),
                  "a request is released by the thread that received it");
+        if (self->forgot != NULL) {
+            self->forgot(self, m);
+        }
+        if (self->runtime != NULL) {
+            __atomic_add_fetch(&self->runtime->forgotten, 1, __ATOMIC_RELAXED);
+        }
         rk__fail(RK_ENOREPLY, "%s received the request and dropped it unanswered",
                  rk_pid_format(rk__actor_pid(self), text));
         rk__reply(self, m, rk__message_error(RK_ENOREPLY, rk_errdetail()));

@@ -618,6 +618,7 @@ static void open_context(lua_State *L)
     lua_newuserdatauv(L, 0, 0);
     luaL_newmetatable(L, ctx_class);
     luaL_newlib(L, ctx_methods);
+    rk__lua_add_server_methods(L);
     lua_getfield(L, -4, "log");
     lua_pushcclosure(L, ctx_log, 1);
     lua_setfield(L, -2, "log");

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "device/device.h"
+#include "script/upgrade.h"
 
 static int give_true(lua_State *L)
 {
@@ -122,6 +123,14 @@ static int pid_reactivate(lua_State *L)
     return verb_result(L, rk_reactivate(check_pid(L)));
 }
 
+/* pid:upgrade(definition) */
+static int pid_upgrade(lua_State *L)
+{
+    rk_pid pid = check_pid(L);
+    luaL_checkany(L, 2);
+    return rk__lua_upgrade_actor(L, pid, 2);
+}
+
 /* ---- looking ---- */
 
 static void set_integer(lua_State *L, const char *key, lua_Integer value)
@@ -190,6 +199,7 @@ void rk__lua_add_control(lua_State *L)
                                        {"kill", pid_kill},
                                        {"info", pid_info},
                                        {"state", pid_state},
+                                       {"upgrade", pid_upgrade},
                                        {"activate", pid_activate},
                                        {"deactivate", pid_deactivate},
                                        {"reactivate", pid_reactivate},

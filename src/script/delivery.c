@@ -172,6 +172,44 @@ rk_message *rk__lua_request(lua_State *L, int index)
     return delivery;
 }
 
+static rk_message *take_plain_delivery(lua_State *L, int index)
+{
+    rk__lua_values *v = rk__lua_values_of(L, true);
+    rk_message *m = NULL;
+    int values = lua_gettop(L);
+    lua_getiuservalue(L, values, LAST_VALUE);
+    if (v->last && lua_rawequal(L, index, -1)) {
+        m = v->last;
+        v->last = NULL;
+    } else if (lua_istable(L, index)) {
+        lua_getiuservalue(L, values, EARLIER);
+        lua_pushvalue(L, index);
+        lua_rawget(L, -2);
+        struct holder *h = rk__lua_tagged(L, -1, &delivery_tag, sizeof *h);
+        m = h ? h->delivery : NULL;
+        if (h) {
+            h->delivery = NULL;
+        }
+    }
+    lua_settop(L, values - 1);
+    return m;
+}
+
+rk_message *rk__lua_take_delivery(lua_State *L, int index)
+{
+    index = lua_absindex(L, index);
+    rk__lua_message *u = rk__lua_to_message(L, index);
+    if (!u) {
+        return take_plain_delivery(L, index);
+    }
+    rk_message *m = u->delivery;
+    if (m) {
+        rk__body_retain(u->body); /* the value's own reference from now on */
+        u->delivery = NULL;
+    }
+    return m;
+}
+
 /* ---- receiving ---- */
 
 static void take_typed(lua_State *L, rk_message *m, bool received)

@@ -11,6 +11,8 @@
 
 #include <string.h>
 #include "base/error.h"
+#include "script/server.h"
+#include "script/upgrade.h"
 
 static const char host_key; /* its address is the key in the registry */
 
@@ -46,8 +48,7 @@ rk__actor *rk__lua_self(lua_State *L)
 static int host_gc(lua_State *L)
 {
     rk__lua_host *host = lua_touserdata(L, 1);
-    rk_message_release(host->request);
-    host->request = NULL;
+    rk__server_free(host);
     rk__timers_free(&host->timers);
     if (current == host) {
         current = NULL;
@@ -84,6 +85,8 @@ int rk__lua_host_open(lua_State *L, rk__actor *self)
 {
     rk__lua_host *host = rk__lua_host_of(L);
     self->claim = rk__lua_claim;
+    self->attend = rk__lua_attend;
+    self->forgot = rk__lua_forgotten;
     if (host) {
         host->self = self;
         return 0;

@@ -194,19 +194,17 @@ typedef struct start {
     rk_pid pid;
 } start;
 
-/* Whether `require` would find the module at 2: loaded or preloaded here, or found by one of the
- * searchers (which find, and do not run). */
-static bool module_exists(lua_State *L)
+bool rk__lua_module_exists(lua_State *L, int index)
 {
     int top = lua_gettop(L);
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-    lua_pushvalue(L, 2);
+    lua_pushvalue(L, index);
     bool found = lua_rawget(L, -2) != LUA_TNIL;
     if (!found && lua_getfield(L, top + 1, LUA_LOADLIBNAME) == LUA_TTABLE &&
         lua_getfield(L, -1, "searchers") == LUA_TTABLE) {
         int searchers = lua_gettop(L);
         for (lua_Integer i = 1; !found && lua_rawgeti(L, searchers, i) != LUA_TNIL; i++) {
-            lua_pushvalue(L, 2);
+            lua_pushvalue(L, index);
             lua_call(L, 1, 1);
             found = lua_isfunction(L, -1);
             lua_settop(L, searchers);
@@ -233,7 +231,7 @@ static void find_definition(lua_State *L, start *s)
             return;
         }
         lua_pushstring(L, rk_errdetail());
-        if (!module_exists(L)) {
+        if (!rk__lua_module_exists(L, 2)) {
             rk__fail(RK_ENOENT, "%s; and require finds no module of this name",
                      lua_tostring(L, -1));
             rk__lua_raise(L, RK_ENOENT, RK_NOBODY);
@@ -441,7 +439,7 @@ int rk__lua_resolve(lua_State *L)
             return resolved_definition(L);
         }
         const char *why = lua_pushstring(L, rk_errdetail());
-        if (!module_exists(L)) {
+        if (!rk__lua_module_exists(L, 2)) {
             return luaL_error(L, "%s; and require finds no module of this name", why);
         }
         lua_pushvalue(L, 2);

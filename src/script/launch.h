@@ -35,7 +35,14 @@ void rk__lua_push_spawn_options(lua_State *L);
  * that registered the definition; false: nothing pushed. */
 bool rk__lua_definition_value(lua_State *L, const rk__definition *definition);
 
-/* luaactor.c: raises when the table at index (absolute) is no handler table: names the entry and
+/* luaactor.c: the image of a definition of kind "lua", borrowed while the definition lives; *own is it
+ * when it was made for this call. gives *own. 0 or 1; negative: cannot be captured. */
+int rk__lua_definition_image(rk__definition *base, const rk__image **out, rk__image **own);
+/* Whether `require` would find the module whose name is at index: loaded or preloaded here, or found
+ * by one of the searchers (which find, and do not run). */
+bool rk__lua_module_exists(lua_State *L, int index);
+
+/* handlers.c: raises when the table at index (absolute) is no handler table: names the entry and
  * what is allowed there. */
 void rk__lua_check_handlers(lua_State *L, int index);
 

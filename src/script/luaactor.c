@@ -19,6 +19,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "script/launch.h"
+#include "script/server.h"
 
 typedef struct lua_definition {
     rk__definition base;
@@ -177,13 +178,16 @@ static int run_in(lua_State *L, rk__actor *self, actor_body *body, char **reason
  * and why, not that a request was dropped. */
 static void refuse_outstanding(rk__actor *self, const char *reason)
 {
-    char who[RK_PID_TEXT];
     while (self->outstanding_count > 0) {
-        rk__fail(RK_EDEAD, "actor %s is dead: %s", rk_pid_format(rk__actor_pid(self), who),
-                 reason ? reason : "normal");
-        rk__reply(self, self->outstanding[self->outstanding_count - 1],
-                  rk__message_error(RK_EDEAD, rk_errdetail()));
+        rk__lua_answer_dead(self, self->outstanding[self->outstanding_count - 1], reason);
     }
+}
+
+void rk__lua_answer_dead(rk__actor *self, rk_message *request, const char *reason)
+{
+    char who[RK_PID_TEXT];
+    rk__fail(RK_EDEAD, "actor %s is dead: %s", rk_pid_format(rk__actor_pid(self), who), reason);
+    rk__reply(self, request, rk__message_error(RK_EDEAD, rk_errdetail()));
 }
 
 static int run(rk__actor *self, void *data, char **reason)
@@ -198,7 +202,12 @@ static int run(rk__actor *self, void *data, char **reason)
         rk__log(RK__LOG_ERROR, rk_pid_format(rk__actor_pid(self), who), "failed: %s",
                 *reason ? *reason : rk_errdetail());
     }
-    refuse_outstanding(self, *reason ? *reason : self->stop_reason);
+    const char *why = *reason ? *reason : self->stop_reason ? self->stop_reason : "normal";
+    rk__server_end(rk__lua_host_of(L), why);
+    if (code == 0) {
+        rk__lua_still_owed(self, why);
+    }
+    refuse_outstanding(self, why);
     lua_close(L);
     return code;
 }
@@ -333,17 +342,26 @@ static int capture_again(lua_definition *definition, rk__image **out)
     return code;
 }
 
+int rk__lua_definition_image(rk__definition *base, const rk__image **out, rk__image **own)
+{
+    lua_definition *definition = (lua_definition *)base;
+    int code = capture_again(definition, own);
+    if (code == 0 && !definition->image) {
+        return rk__fail(definition->code, "%s", definition->problem);
+    }
+    *out = code > 0 ? *own : definition->image;
+    return code;
+}
+
 int rk__lua_definition_launch(rk_runtime *rt, rk__definition *base, rk__image *arguments,
                               const rk_options *options, rk__actor **out)
 {
     lua_definition *definition = (lua_definition *)base;
+    const rk__image *used;
     rk__image *image = NULL;
-    int code = capture_again(definition, &image);
+    int code = rk__lua_definition_image(base, &used, &image);
     if (code < 0) {
         return code;
-    }
-    if (code == 0 && !definition->image) {
-        return rk__fail(definition->code, "%s", definition->problem);
     }
     code = launch(rt, image, definition, arguments, base->name, options, out);
     if (code < 0) {
@@ -366,45 +384,6 @@ static void definition_free(rk__definition *base)
     rk__lua_image_free(definition->image);
     free(definition->problem);
     free(definition);
-}
-
-/* The entries of `call` or `cast`, the table on top of L. */
-static void check_entries(lua_State *L, const char *what)
-{
-    lua_pushnil(L);
-    while (lua_next(L, -2) != 0) {
-        const char *entry = luaL_tolstring(L, -2, NULL);
-        if (lua_type(L, -3) != LUA_TSTRING) {
-            luaL_error(L,
-                       "handler table: the key %s in '%s' is a %s; entries are named by strings: "
-                       "a name or the name of a message type",
-                       entry, what, luaL_typename(L, -3));
-        }
-        if (lua_type(L, -2) != LUA_TFUNCTION) {
-            luaL_error(L, "handler table: '%s.%s' must be a function, not a %s", what, entry,
-                       luaL_typename(L, -2));
-        }
-        lua_pop(L, 2);
-    }
-}
-
-void rk__lua_check_handlers(lua_State *L, int index)
-{
-    luaL_checkstack(L, 8, "a handler table");
-    static const char *const known[] = {"init", "call", "cast", "info", "terminate", NULL};
-    rk__lua_check_keys(L, index, "handler table", known);
-    for (int i = 0; known[i]; i++) {
-        int expected = i == 1 || i == 2 ? LUA_TTABLE : LUA_TFUNCTION;
-        int type = lua_getfield(L, index, known[i]);
-        if (type != LUA_TNIL && type != expected) {
-            luaL_error(L, "handler table: '%s' must be a %s, not a %s", known[i],
-                       lua_typename(L, expected), lua_typename(L, type));
-        }
-        if (type == LUA_TTABLE) {
-            check_entries(L, known[i]);
-        }
-        lua_pop(L, 1);
-    }
 }
 
 static lua_definition *definition_new(lua_State *L, const char *name)

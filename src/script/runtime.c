@@ -504,6 +504,7 @@ static int runtime_stats(lua_State *L)
     set_integer(L, "expired", stats.expired);
     set_integer(L, "rejected", stats.rejected);
     set_integer(L, "late_replies", stats.late_replies);
+    set_integer(L, "forgotten", stats.forgotten);
     set_integer(L, "kernels_compiled", stats.kernels_compiled);
     set_integer(L, "cache_hits", stats.cache_hits);
     return 1;

@@ -19,7 +19,7 @@
 #include <string.h>
 #include "base/error.h"
 #include "base/log.h"
-#include "script/values.h"
+#include "script/server.h"
 
 enum { IDLE_MAX = 16 }; /* ended coroutines that are kept for reuse */
 
@@ -188,6 +188,8 @@ static rk__task *task_new(rk__lua_host *host, lua_State *L)
     }
     host->tasks = task;
     task->told = 0;
+    task->handler = false;
+    task->handling = (rk__handling){0};
     task->callback = NULL;
     task->waiter.kind = RK__WAIT_NOTHING;
     task->waiter.done = false;
@@ -210,6 +212,9 @@ rk__task *rk__task_start(rk__lua_host *host, lua_State *L, int arguments)
 /* Takes an ended task off the lists; keeps its coroutine for the next one, or lets it go. */
 static void task_end(rk__lua_host *host, rk__task *task)
 {
+    if (task->handler) {
+        rk__server_task_ended(host, task, !host->closing);
+    }
     *(task->previous ? &task->previous->next : &host->tasks) = task->next;
     if (task->next) {
         task->next->previous = task->previous;
@@ -343,58 +348,6 @@ static void tell_memory(rk__lua_host *host)
     }
 }
 
-/* ---- dropped requests ---- */
-
-#define SWEEP_IDLE  INT64_C(100000000) /* ns without work before a look */
-#define SWEEP_SHARE 20                 /* at most one part in so many of the time goes into it */
-
-static int retire_last(lua_State *L)
-{
-    rk__lua_retire_last(L);
-    return 0;
-}
-
-/* Requests the collector may find dropped: not the one a handler is working on. */
-static bool owes_answers(rk__lua_host *host)
-{
-    bool handling =
-        host->request && host->request->flags & RK__CALL && !(host->request->flags & RK__ANSWERED);
-    return host->self->outstanding_count > handling && lua_gc(host->L, LUA_GCISRUNNING);
-}
-
-/* The deadline of a park. A request that Lua code dropped is answered when its value is collected,
- * which an idle state would never do: so the first park of an idle time is a short one. */
-static int64_t sweep_deadline(rk__lua_host *host, int64_t deadline)
-{
-    if (host->swept || !owes_answers(host)) {
-        return deadline;
-    }
-    if (host->sweep_at == 0) {
-        lua_State *L = host->running;
-        lua_pushcfunction(L, retire_last);
-        if (lua_pcall(L, 0, 0, 0) != LUA_OK) {
-            lua_pop(L, 1);
-        }
-        host->sweep_at = rk__now() + SWEEP_IDLE;
-        if (host->sweep_at < host->sweep_after) {
-            host->sweep_at = host->sweep_after;
-        }
-    }
-    return host->sweep_at < deadline ? host->sweep_at : deadline;
-}
-
-static void sweep(rk__lua_host *host)
-{
-    int64_t start = host->sweep_at > 0 ? rk__now() : 0;
-    if (host->swept || start == 0 || start < host->sweep_at) {
-        return;
-    }
-    host->swept = true; /* before finalizers run, which may wait */
-    lua_gc(host->running, LUA_GCCOLLECT);
-    int64_t end = rk__now();
-    host->sweep_after = end + (end - start) * SWEEP_SHARE;
-}
-
 /* The wait for room on which all of a state depends that takes no mail meanwhile; NULL: there is none,
  * or something else may set it going. */
 static rk__waiter *room_waiter(const rk__lua_host *host)
@@ -470,6 +423,7 @@ static void loop(rk__lua_host *host, rk__waiter *until, bool others)
         rk__announce_stop(host, until);
         if (others) {
             rk__fire_timers(host);
+            rk__server_rouse(host);
         } else {
             expire(host, until);
         }
@@ -478,10 +432,10 @@ static void loop(rk__lua_host *host, rk__waiter *until, bool others)
         }
         tell_memory(host);
         int64_t deadline = others ? rk__timers_next(&host->timers) : until->deadline;
-        deadline = sweep_deadline(host, deadline);
+        deadline = rk__sweep_deadline(host, deadline);
         int rc = park(host, others ? NULL : until, deadline, border);
         host->task = task;
-        sweep(host);
+        rk__sweep(host);
         if (rc == RK_EINTR) {
             interrupted(host, until);
         }
@@ -497,23 +451,60 @@ static int start_body(lua_State *L)
     return 0;
 }
 
+static void close_task(rk__lua_host *host, rk__task *task)
+{
+    if (task->waiter.kind != RK__WAIT_NOTHING) {
+        unlist_waiter(host, &task->waiter);
+        rk__timers_cancel(&host->timers, task->waiter.timer);
+        waiter_release(&task->waiter);
+        task->waiter.kind = RK__WAIT_NOTHING;
+    }
+    rk__switch before = rk__enter(host, task->co);
+    lua_resetthread(task->co);
+    rk__leave(host, before);
+    task_end(host, task);
+}
+
+/* Takes handlers off the ready list. */
+static void unready_handlers(rk__lua_host *host)
+{
+    rk__task *task = host->ready, *next;
+    host->ready = host->ready_last = NULL;
+    for (; task; task = next) {
+        next = task->ready_next;
+        if (!task->handler) {
+            make_ready(host, task);
+        }
+    }
+}
+
+static rk__task *other_handler(const rk__lua_host *host)
+{
+    rk__task *task = host->tasks;
+    while (task && (!task->handler || task == host->task)) {
+        task = task->next;
+    }
+    return task;
+}
+
+void rk__tasks_cut(rk__lua_host *host)
+{
+    bool closing = host->closing;
+    host->closing = true;
+    unready_handlers(host);
+    for (rk__task *task; (task = other_handler(host)) != NULL;) {
+        close_task(host, task);
+    }
+    host->closing = closing;
+}
+
 /* Ends every coroutine: their to-be-closed variables run, blocking where they wait. */
 static void close_tasks(rk__lua_host *host)
 {
     host->closing = true;
     host->ready = host->ready_last = NULL;
     while (host->tasks) {
-        rk__task *task = host->tasks;
-        if (task->waiter.kind != RK__WAIT_NOTHING) {
-            unlist_waiter(host, &task->waiter);
-            rk__timers_cancel(&host->timers, task->waiter.timer);
-            waiter_release(&task->waiter);
-            task->waiter.kind = RK__WAIT_NOTHING;
-        }
-        rk__switch before = rk__enter(host, task->co);
-        lua_resetthread(task->co);
-        rk__leave(host, before);
-        task_end(host, task);
+        close_task(host, host->tasks);
     }
     rk__timers_free(&host->timers);
     host->closing = false;

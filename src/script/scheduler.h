@@ -36,6 +36,7 @@ typedef enum rk__fires { RK__FIRES_WAITER, RK__FIRES_CALLBACK } rk__fires;
 enum { RK__TOLD_RECEIVE = 1, RK__TOLD_SLEEP = 2 };
 
 typedef struct rk__task rk__task;
+typedef struct rk__upgrade rk__upgrade; /* upgrade.c */
 
 typedef struct rk__waiter {
     rk__fires fires;
@@ -72,11 +73,43 @@ typedef struct rk__callback {
     double period;
 } rk__callback; /* userdata; user value 1 is the function */
 
+/* The message that a handler of a handler table works on. */
+typedef struct rk__handling {
+    rk_message *request; /* by name, and no Lua value holds it; NULL: none */
+    bool valued;  /* the registry has its value (message or request object) at this address */
+    bool stashed; /* it is in the stash: what the handler returns means nothing */
+} rk__handling;
+
+/* What server.c keeps for the loop of a handler table. */
+typedef struct rk__server {
+    rk__handling handling; /* of the body: handlers that are no tasks of their own */
+    bool serving;          /* the body is a handler table */
+    bool stopping;         /* the stop request was read: nothing new begins */
+    bool again;            /* next() shall give the loop a turn without a message */
+    bool changed;          /* something next() looks at is not as it was when it began to wait */
+    uint32_t running;      /* handlers in tasks of their own */
+    uint32_t most;         /* of them at the same time; 0: not reentrant */
+    uint32_t stash_bound;
+    uint32_t held_calls;     /* in stash and replay */
+    rk__queue stash, replay; /* put aside; put aside once and to be handled before newer mail */
+    rk__queue owed;          /* of handlers that were cut off: answered when the actor ends */
+    rk__upgrade *upgrades;   /* asked for, oldest first */
+    rk__waiter *waiting;     /* next()'s, while it waits */
+} rk__server;
+
+/* Hashes of what the log was told once (forgotten.c). */
+typedef struct rk__said {
+    uint64_t *hashes;
+    uint32_t count, room;
+} rk__said;
+
 struct rk__task { /* userdata; user value 1 is the coroutine */
     lua_State *co;
     int reference; /* anchor in the registry */
     int arguments; /* on co's stack, for the first resume */
     uint8_t told;
+    bool handler; /* of a reentrant handler table; it works on `handling` */
+    rk__handling handling;
     rk__task *previous, *next; /* all tasks of the host; idle ones: next only */
     rk__task *ready_next;
     rk__callback *callback; /* whose call this is */
@@ -113,9 +146,10 @@ struct rk__lua_host {
     unsigned filtering; /* filter functions that run now: they must not wait */
     unsigned streak;    /* messages received without looking at anything else */
     uint64_t route_seen;
-    unsigned routes;     /* type names with a function */
-    size_t *memory_out;  /* atomic: told the size of the Lua heap at each park; may be NULL */
-    rk_message *request; /* server.c: the named request that is being handled */
+    unsigned routes;    /* type names with a function */
+    size_t *memory_out; /* atomic: told the size of the Lua heap at each park; may be NULL */
+    rk__server server;
+    rk__said said;
     int64_t sweep_at;    /* when to look for dropped requests; 0: the state has just become idle */
     int64_t sweep_after; /* not before: what the last look cost, many times over */
     bool swept;          /* since the state became idle */
@@ -181,6 +215,8 @@ void rk__suspend_again(rk__lua_host *host, lua_State *L, rk__waiter *w, lua_KCon
 /* A task for the function and its arguments on top of L (popped), ready to run. Raises on memory.
  */
 rk__task *rk__task_start(rk__lua_host *host, lua_State *L, int arguments);
+/* Ends the tasks that are handlers, but not the running one: to-be-closed variables run. */
+void rk__tasks_cut(rk__lua_host *host);
 /* Replaces the value on top of L, an error of `co`, by a string with the traceback of co. */
 void rk__traceback(lua_State *L, lua_State *co);
 
@@ -194,18 +230,30 @@ void rk__lua_add_control(lua_State *L); /* stop, kill, info... into the table on
  * RK_ESTOP: asked to stop; RK_ELUA: the filter failed. gives */
 int rk__take_mail(rk__lua_host *host, rk__waiter *w, rk_message **out);
 
-/* ---- coroutine.c, server.c, timers.c ---- */
+/* ---- coroutine.c, timers.c, server.c, forgotten.c, upgrade.c ---- */
 
 /* Replaces the functions of the `coroutine` library by ones that let the runtime's yields pass. */
 void rk__lua_open_coroutines(lua_State *L);
 /* Puts after, every and cancel into the table on top. */
 void rk__lua_open_timers(lua_State *L);
-/* Pushes the table of functions that rk/server.lua is built on. */
+/* Pushes the table of functions that rk/server.lua is built on; from now on the host serves. */
 void rk__lua_push_server(lua_State *L);
 /* `ctx.request`: pushes the request that is being handled, or nil. */
 void rk__lua_push_current_request(lua_State *L);
 /* The delivery of a request object of server.c; NULL: not one. */
 rk_message *rk__lua_server_request(lua_State *L, int index);
+/* A handler's task has ended. `finished`: by itself; else its request stays owed. */
+void rk__server_task_ended(rk__lua_host *host, rk__task *task, bool finished);
+/* Lets next() look again when something has changed. Only where no receiver is being served. */
+void rk__server_rouse(rk__lua_host *host);
+/* The calls that handlers work on or that were put aside: nobody has forgotten those. */
+uint32_t rk__server_held_calls(const rk__lua_host *host);
+/* At the end of the actor: calls that were put aside are answered, other messages lost. */
+void rk__server_end(rk__lua_host *host, const char *reason);
+/* What host_gc frees. */
+void rk__server_free(rk__lua_host *host);
+/* Adds stash, unstash, become... to the methods of ctx in the table on top. */
+void rk__lua_add_server_methods(lua_State *L);
 void rk__lua_push_noreply(lua_State *L); /* rk.noreply */
 
 #endif

@@ -9,7 +9,10 @@
  *                mail.c  replies, timers, mail, stop; coroutine.c  resume, wrap... that pass on
  *                calls.c  send, call, receive, reply, sleep; control.c  stop, kill, info, verbs
  *                links.c  monitor, link, trap_exit
- *   actors       luaactor.c  Lua code as an actor; server.c  C half of rk/server.lua
+ *   actors       luaactor.c  Lua code as an actor; server.c  C half of rk/server.lua:
+ *                handling.c  the message a handler works on; stash.c  messages put aside
+ *                handlers.c  what a handler table may be; upgrade.c  new handlers while it runs
+ *                forgotten.c  warnings about calls that nobody answered
  *                supervise.c  C half of rk/supervisor.lua
  *   the module   state.c  a lua_State with our libraries; module.c  luaopen_rk, errors
  *                runtime.c launch.c  runtime objects; kernel.c  rk.kernel; deadletter.c  the hook

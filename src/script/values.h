@@ -81,6 +81,9 @@ static inline rk__lua_array *rk__lua_to_array(lua_State *L, int index)
 bool rk__lua_retire_last(lua_State *L);
 /* Makes what a state keeps; before everything else here. Idempotent. */
 void rk__lua_open_deliveries(lua_State *L);
+/* Takes the delivery away from the received value at index, which can then be answered no more.
+ * NULL: there is none (any more). gives */
+rk_message *rk__lua_take_delivery(lua_State *L, int index);
 /* The values of this state; also pushed when `push` is true. */
 rk__lua_values *rk__lua_values_of(lua_State *L, bool push);
 /* Tells the collector of `bytes` it cannot see. May run finalizers, so: the last thing to do. */
