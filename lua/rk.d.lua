@@ -122,12 +122,29 @@ function rk.unpack(bytes) end
 ---@field name string
 ---@field kind "c" | "lua" | "kernel"
 
+---An actor as a table of handlers. `self` is a table of its own, self.ctx its context. One handler runs at
+---a time, also while it waits, unless `reentrant`. A handler that fails fails the actor; its caller gets
+---the error with traceback. A call that no entry takes is answered with ENOENT and the names of the
+---entries; any other message that nothing takes is a dead letter, EREJECTED.
+---
+---reentrant: handlers of several messages interleave where they wait, begun in order of arrival; init,
+---terminate and migrate are alone. After a stop request nothing begins, and what runs gets to its end
+---(rk.sleep and receive return nil, "stop") before terminate. When a handler fails, the others are cut off:
+---their <close> variables run, then terminate, and their callers hear EDEAD with the reason.
 ---@class rk.handlers
 ---@field init? fun(self: table, ...) with the arguments of spawn; its failure is spawn's
 ---@field call? table<string, fun(self: table, ...): any> entries by name, or by message type name
 ---@field cast? table<string, fun(self: table, ...)> the same without an answer
----@field info? fun(self: table, message: any, from: rk.pid?): any the rest; nil: a caller gets ENOREPLY
+---@field topic? table<string, fun(self: table, message: any, topic: string, from: rk.pid?)> entries by
+---  topic or pattern; the actor subscribes to them after init. The most specific one that matches gets what
+---  was published, else cast.TYPE(self, message, from, topic), else info
+---@field info? fun(self: table, message: any, from: rk.pid?, topic: string?): any the rest; nil: a caller
+---  gets ENOREPLY
 ---@field terminate? fun(self: table, reason: string) last; the reason has no traceback
+---@field migrate? fun(state: table): table first after pid:upgrade with this table: the fields of self
+---  (without ctx); what it returns is what self has from now on
+---@field reentrant? boolean | integer how many handlers may run at a time; true: 1000. More waits in the mailbox
+---@field stash? integer the most messages in the stash, default 1000
 
 ---Registers an actor definition. A function is the body and gets ctx and the arguments of spawn; what
 ---it returns is the exit reason. A string names a module that gives a function or handler table. Each
@@ -409,7 +426,8 @@ function runtime:clear_dead_letters() end
 
 ---Counters: actors spawned terminated failed messages_sent messages_received unfinished (nobody waited for
 ---an answer, and the handler failed or its actor was killed meanwhile) dropped (full mailboxes) dead_letters (other
----reasons; of these expired, rejected) late_replies kernels_compiled cache_hits.
+---reasons; of these expired, rejected) late_replies forgotten (calls dropped unanswered) kernels_compiled
+---cache_hits.
 ---@return table<string, integer>
 function runtime:stats() end
 
@@ -548,6 +566,20 @@ function pid:reactivate() end
 ---@return rk.info?, string? message, string? code
 function pid:info() end
 
+---Hot code: new handlers for a Lua actor that is a handler table, put in force between two messages, when
+---no handler runs or waits; mail that waits is for the new ones, the stash stays, what become has put in
+---force is dropped. A definition is a registered name, what rk.actor gave, a handler table or a module's
+---name (the definition's own module is loaded afresh, others stay as the actor has them). self stays the
+---same table with the same fields, or gets those that `migrate` of the new table returns; timers and
+---forks of the old code go on. `reentrant` and `stash` are the new table's; init is not run.
+---Waits up to 5 s for such a moment ("ETIMEOUT": then the upgrade is withdrawn; a DEACTIVATED actor has
+---none until it is reactivated). When loading, checking or migrate fails, the actor goes on as it was, and
+---message has the error with its traceback ("ELUA"). "EUNSUPPORTED": the actor, or the definition, is a
+---function. A supervisor that restarts the actor later starts what its own specification says.
+---@param definition string | rk.definition | rk.handlers
+---@return true?, string? message, string? code
+function pid:upgrade(definition) end
+
 ---The state of a ring kernel whose definition has a schema for it, as a message: pid:state().total.
 ---The actor that asks waits for a message border of the kernel, at most 5 s.
 ---Of other actors nil, a message, "EUNSUPPORTED". Where it is in its life says pid:info().state.
@@ -557,7 +589,8 @@ function pid:state() end
 ---What the body of an actor gets first, and a handler table as self.ctx.
 ---@class rk.ctx
 ---@field should_terminate boolean somebody asked this actor to stop
----@field request any? in a call handler: the request, for an answer later
+---@field request any? in a call handler: the request, for an answer later. One that is dropped unanswered
+---  is answered with ENOREPLY, and the log hears of it (warn), once for each entry
 local ctx = {}
 
 ---As rk.receive.
@@ -574,6 +607,27 @@ function ctx:reply(request, answer) end
 
 ---@return rk.pid
 function ctx:self() end
+
+---Handler tables: replaces all handlers but init from the next message on; an entry the new table lacks
+---is unknown then. keep: the present ones stay below (up to 100), for unbecome. Raises for what is no
+---handler table.
+---@param handlers rk.handlers
+---@param keep? boolean
+function ctx:become(handlers, keep) end
+
+---Goes back to what become kept last, else to the definition's handlers.
+---@return boolean changed
+function ctx:unbecome() end
+
+---Handler tables: puts the message that is being handled aside, to be handled again after unstash; what
+---the handler returns is ignored, a caller goes on waiting. Raises when the stash is full ("EFULL"),
+---and where no message is handled. When the actor ends, stashed calls are answered EDEAD with the reason,
+---other messages are dead letters; so are those whose time to live is over.
+function ctx:stash() end
+
+---All messages of the stash are handled again, in order, before newer mail.
+---@return integer count
+function ctx:unstash() end
 
 ---As rk.log.
 ---@param level "debug" | "info" | "warn" | "error"
