@@ -677,6 +677,79 @@ describe("a handler table", function()
     end)
   end)
 
+  if rk.subscribe then
+  describe("topics", function()
+    local listener = [[{
+      init = function(self) self.log = {} end,
+      topic = {
+        ["sensors.*.temp"] = function(self, m, topic, from)
+          table.insert(self.log, "temp " .. topic .. " " .. m.v .. " " .. type(from))
+        end,
+        ["sensors.>"] = function(self, m, topic) table.insert(self.log, "rest " .. topic) end,
+        ["sensors.a.temp"] = function(self, m, topic) table.insert(self.log, "exact " .. topic) end },
+      cast = { ServerNumber = function(self, m, from, topic) table.insert(self.log, m.n .. " " .. tostring(topic)) end },
+      info = function(self, m, from, topic) table.insert(self.log, "info " .. tostring(topic)) end,
+      call = {
+        log = function(self) return table.concat(self.log, ", ") end,
+        subscribe = function(self, pattern) return (rk.subscribe(pattern)) end,
+        become = function(self)
+          self.ctx:become { topic = { ["other.*"] = function(it, m, topic) table.insert(it.log, "other " .. topic) end },
+            call = { log = function(it) return table.concat(it.log, ", ") end,
+                     back = function(it) return it.ctx:unbecome() end } }
+        end } }]]
+
+    it("go to the entry whose pattern matched, the most specific one; spawn has subscribed", function()
+      local pid = server(listener)
+      assert.equal(1, rk.publish("sensors.a.temp", { v = 1 }))
+      rk.publish("sensors.b.temp", { v = 2 })
+      rk.publish("sensors.b.power.now", { v = 3 })
+      assert.equal(0, rk.publish("other.x", { v = 4 }))
+      assert.equal("exact sensors.a.temp, temp sensors.b.temp 2 userdata, rest sensors.b.power.now", pid:call("log"))
+    end)
+
+    it("go to cast by type, else to info, when no entry matches", function()
+      local pid = server(listener)
+      assert.is_true(pid:call("subscribe", "news.*"))
+      rk.publish("news.a", Number { n = 5 })
+      rk.publish("news.b", { v = 1 })
+      assert.equal("5 news.a, info news.b", pid:call("log"))
+    end)
+
+    it("follow become and unbecome", function()
+      local pid = server(listener)
+      pid:call("become")
+      assert.equal(0, rk.publish("sensors.a.temp", { v = 1 }))
+      assert.equal(1, rk.publish("other.x", { v = 1 }))
+      assert.is_true(pid:call("back"))
+      assert.equal(0, rk.publish("other.x", { v = 1 }))
+      assert.equal(1, rk.publish("sensors.a.temp", { v = 1 }))
+      assert.equal("other other.x, exact sensors.a.temp", pid:call("log"))
+    end)
+
+    it("follow an upgrade, and keep their topic in the stash", function()
+      local pid = server(listener)
+      assert.is_true(pid:upgrade(handlers [[{
+        topic = { ["new.>"] = function(self, m, topic)
+          if not self.open then return self.ctx:stash() end
+          table.insert(self.log, "new " .. topic)
+        end },
+        cast = { open = function(self) self.open = true self.ctx:unstash() end },
+        call = { log = function(self) return table.concat(self.log, ", ") end } }]]))
+      assert.equal(0, rk.publish("sensors.a.temp", { v = 1 }))
+      assert.equal(1, rk.publish("new.x.y", { v = 1 }))
+      assert.equal("", pid:call("log"))
+      pid:cast("open")
+      assert.equal("new new.x.y", pid:call("log"))
+    end)
+
+    it("that are no patterns make spawn fail with what is wrong", function()
+      local ok, err = pcall(server, "{ topic = { ['a..b'] = function() end } }")
+      assert.is_false(ok)
+      assert.matches("topic 'a..b': ", tostring(err))
+    end)
+  end)
+  end
+
   describe("an upgrade", function()
     local old = [[{
       init = function(self, n) self.n, self.made = n or 0, "old" end,
